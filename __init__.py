@@ -1,0 +1,1 @@
+"""A compiler for recipes of vision-language models."""

@@ -1,0 +1,1 @@
+"""Lowered module to executable to artefact; training and generation run on executables."""

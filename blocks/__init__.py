@@ -1,0 +1,1 @@
+"""What an operation becomes: plain torch modules that know nothing of recipes."""

@@ -1,0 +1,1 @@
+"""The language model: rotary positions, attention with its cache, decoder."""

@@ -1,0 +1,1 @@
+"""Recipe to lowered module: the graph of a recipe, what is proved about it, and what it becomes."""
