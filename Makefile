@@ -1,0 +1,40 @@
+# The two commands of the README: `make demo` and `make test`. Both set up .venv when it is missing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test check golden fmt clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: .venv/installed ## install, train, compile and run the demo; then open demo/index.html
+	$(BIN)/triptych demo --out demo
+
+test: check ## all that CI checks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+check: .venv/installed ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/triptych fmt --check recipes/*.vlm
+	$(BIN)/mypy
+
+golden: .venv/installed ## rewrite the golden files; read the diff before you keep it
+	$(BIN)/pytest --update-golden
+
+fmt: .venv/installed ## format code and recipes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/triptych fmt recipes/*.vlm
+
+clean: ## remove what the demo and the builds left
+	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache
+
+# One constraints file holds the exact set that CI and these targets use.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "triptych needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	mkdir -p .types && ln -sfn .. .types/triptych
+	touch $@

@@ -1,0 +1,121 @@
+"""The `triptych` command: the table of commands, and the one place that prints errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from ..dsl.diagnostics import RecipeError
+
+# Command name -> (file in this folder, one line of help). A command's file is imported when the
+# command is called, so `check`, `fmt`, `plan` and `diff` never wait for torch.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("check", "Prove what can be proved about a recipe."),
+    "compile": ("compile", "Compile a recipe to an executable artefact."),
+    "demo": ("demo", "Train, compile and run a small model on drawn scenes."),
+    "diff": ("diff", "Show how two recipes differ."),
+    "fmt": ("format", "Format recipe files."),
+    "list": ("list", "List the recipes that ship."),
+    "new": ("new", "Write a commented recipe to start from."),
+    "plan": ("plan", "Show what each training stage trains and freezes."),
+    "run": ("run", "Ask a recipe or an artefact about pictures, clips and text."),
+    "scenes": ("scenes", "Draw the demo's data set of captioned scenes."),
+    "show": ("show", "Show a recipe's parts, parameters or graph."),
+    "tokens": ("tokens", "Count the tokens of pictures and clips."),
+    "train": ("train", "Train a recipe through its stages."),
+}
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done; for `diff`: the same; for `check` and `fmt --check`: nothing to complain of
+  1    the recipe, the data or the checkpoint is wrong; for `diff`: different
+  2    the command line is wrong, or this machine lacks what the backend needs
+  130  interrupted; what was done is saved where the command says so
+"""
+
+COMPLETION = """\b
+Shell completion:
+  bash  eval "$(_TRIPTYCH_COMPLETE=bash_source triptych)"
+  zsh   eval "$(_TRIPTYCH_COMPLETE=zsh_source triptych)"
+  fish  _TRIPTYCH_COMPLETE=fish_source triptych | source
+"""
+
+
+class Commands(click.Group):
+    """Loads a command's file when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the table, in its order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None when there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        file, _ = COMMANDS[cmd_name]
+        module = importlib.import_module(f".{file}", __package__)
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table's own lines of help, so that `--help` imports no command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, and with the nearest names when nothing matches."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from ..dsl.diagnostics import nearest
+
+            close = nearest(args[0], COMMANDS)
+            if close and args[0] not in COMMANDS:
+                error.message += f" Did you mean {' or '.join(repr(name) for name in close)}?"
+            raise
+
+
+@click.group(
+    cls=Commands,
+    epilog=EXIT_CODES + "\n" + COMPLETION,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="triptych")
+def cli() -> None:
+    """triptych compiles recipes of vision-language models.
+
+    \b
+    triptych list                          the recipes that ship
+    triptych check my_model.vlm            prove what can be proved, before a weight is loaded
+    triptych plan qwen2_vl_7b              what each stage trains and freezes
+    triptych tokens qwen2_vl_7b --image 1280x720
+    triptych diff qwen2_vl_7b qwen2_vl_2b
+    triptych run qwen2_vl_2b --weights DIR --image cat.png --prompt "What is this?"
+    """
+
+
+def main() -> None:
+    """Run the command line; print what is wrong and leave with its exit code."""
+    # Threads that spin while they wait starve the other core; OpenMP reads this at torch's import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        status = cli.main(standalone_mode=False)
+    except RecipeError as error:
+        click.echo(error.render(colour=sys.stderr.isatty()), err=True, nl=False)
+        status = 1
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        status = 130
+    except BrokenPipeError:
+        # The reader (`| head`) has left; leave quietly, without Python's own complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,37 @@
+"""What answers in a blink starts without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "tokenizers", "PIL", "av")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["--help"], 0),
+        (["list"], 0),
+        (["check", "qwen2_vl_72b"], 0),
+        (["plan", "qwen2_vl_72b"], 0),
+        (["show", "qwen2_vl_2b", "--ir"], 0),
+        (["tokens", "qwen2_vl_7b", "--image", "224x224"], 0),
+        (["diff", "qwen2_vl_7b", "qwen2_vl_2b"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_starts_without_torch(argv, status):
+    code = (
+        "import sys\n"
+        "from triptych.cli.main import main\n"
+        f"sys.argv = ['triptych', *{argv!r}]\n"
+        "try:\n    main()\n"
+        f"except SystemExit as leave:\n    assert leave.code == {status}, leave.code\n"
+        f"heavy = sorted(set(sys.modules) & set({HEAVY!r}))\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
