@@ -1,8 +1,8 @@
 """Cold start: how long `check`, `plan`, `tokens` and `diff` take in a fresh process.
 
-The peer answers the same question (how many parameters has this model, part by part?) the usual way: import
-transformers, build the model on the meta device, count. Each command is a new process; the median of several
-is printed with its ratio to the peer's.
+The peer answers the same question (how many parameters has this model, part by part?) the
+usual way: import transformers, build the model on the meta device, count. Each command is a new
+process; the median of several is printed with its ratio to the peer's.
 
 Needs the extra `benchmarks` (transformers). No GPU, no weights, no network.
 
