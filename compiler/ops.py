@@ -1,0 +1,488 @@
+"""The vocabulary of the graph: what each operation needs, owns and yields.
+
+An operation is a frozen dataclass of its facts. `result` takes the types of its inputs in order and
+gives the type of its output, or raises `MisfitError`; `parameters` names what the operation owns,
+relative to the node that stands for it. To add one: write it here, add its row to `OPERATIONS`,
+then its module in `blocks/` and its row in `compiler/lower.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from .types import Size, TensorType, add, divide
+
+
+class MisfitError(Exception):
+    """An input that an operation cannot take; `port` counts the inputs from 0."""
+
+    def __init__(self, port: int, wanted: str, got: object) -> None:
+        super().__init__(f"input {port} must be {wanted}, not {got}")
+        self.port = port
+        self.wanted = wanted
+        self.got = str(got)
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a new parameter starts.
+
+    >>> str(Init("normal", 0.02)), str(Init("ones"))
+    ('normal(0.02)', 'ones')
+    """
+
+    kind: Literal["normal", "ones", "zeros"]
+    scale: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.kind}({self.scale!r})" if self.kind == "normal" else self.kind
+
+
+NORMAL = Init("normal", 0.02)
+ONES = Init("ones")
+ZEROS = Init("zeros")
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter: its shape, and how it starts when no checkpoint gives it."""
+
+    shape: tuple[int, ...]
+    init: Init = NORMAL
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+Parameters = dict[str, Param]
+NormKind = Literal["layernorm", "rmsnorm"]
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu", "relu"]
+
+
+class Operation(Protocol):
+    """What every row of `OPERATIONS` is."""
+
+    name: ClassVar[str]
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """The type of what the operation yields; MisfitError when an input does not fit."""
+        ...
+
+    def parameters(self) -> Parameters:
+        """What the operation owns: name relative to its node -> parameter."""
+        ...
+
+
+class Plain:
+    """An operation that owns no parameters."""
+
+    __slots__ = ()
+
+    def parameters(self) -> Parameters:
+        """None."""
+        return {}
+
+
+def linear(name: str, out: int, into: int, *, bias: bool) -> Parameters:
+    """The parameters of one linear layer."""
+    weight = {f"{name}.weight": Param((out, into))}
+    return weight | ({f"{name}.bias": Param((out,), ZEROS)} if bias else {})
+
+
+def norm(name: str, kind: NormKind, width: int) -> Parameters:
+    """The parameters of one norm: a scale, and a shift where the kind has one."""
+    scale = {f"{name}.weight": Param((width,), ONES)}
+    return scale | ({f"{name}.bias": Param((width,), ZEROS)} if kind == "layernorm" else {})
+
+
+def numbered(depth: int, block: Parameters) -> Parameters:
+    """The parameters of `depth` equal blocks, each name led by the number of its block."""
+    return {f"{i}.{name}": param for i in range(depth) for name, param in block.items()}
+
+
+def _wants(port: int, inputs: tuple[TensorType, ...], *sizes: Size | str | None) -> None:
+    """MisfitError unless the input has these sizes; None stands for any size."""
+    given = inputs[port].sizes
+    wanted = TensorType(tuple("_" if size is None else size for size in sizes)).sizes
+    same = len(given) == len(wanted) and all(
+        size is None or want == have for size, want, have in zip(sizes, wanted, given, strict=True)
+    )
+    if not same:
+        shown = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise MisfitError(port, f"[{shown}]", f"[{', '.join(map(str, given))}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Plain):
+    """What the host feeds under the node's name."""
+
+    name: ClassVar[str] = "input"
+    type: TensorType
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """As declared."""
+        return self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Cache(Plain):
+    """Keys and values of earlier tokens, kept between calls and updated in place.
+
+    The host feeds it as two tensors a layer, `NODE.{layer}.k` and `NODE.{layer}.v`, each
+    [batch, kv_heads, slots, head_dim]; in the graph it is one value.
+    """
+
+    name: ClassVar[str] = "cache"
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """One pair of caches a layer."""
+        return TensorType((self.layers, 2, "batch", self.kv_heads, "slots", self.head_dim))
+
+
+@dataclass(frozen=True, slots=True)
+class PatchEmbed:
+    """Embeds rows of flattened patches: a convolution whose kernel equals its stride.
+
+    A row holds channel, frame, patch row, patch column, outermost first. Where `folded`, the rows
+    hold one frame that stands for all of them, and the kernel is summed over its frames.
+    """
+
+    name: ClassVar[str] = "patch_embed"
+    width: int
+    channels: int
+    frames: int
+    patch: int
+    bias: bool
+    folded: bool = False
+
+    @property
+    def row(self) -> int:
+        """How many numbers a patch has in the input."""
+        return self.channels * (1 if self.folded else self.frames) * self.patch**2
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(rows [N, row]) -> [N, width]."""
+        _wants(0, inputs, None, self.row)
+        return TensorType((inputs[0].sizes[0], self.width))
+
+    def parameters(self) -> Parameters:
+        """The kernel with its frames, folded or not."""
+        weight = Param((self.width, self.channels, self.frames, self.patch, self.patch))
+        bias = {"bias": Param((self.width,), ZEROS)} if self.bias else {}
+        return {"weight": weight} | bias
+
+
+@dataclass(frozen=True, slots=True)
+class VisionBlocks:
+    """Transformer blocks over packed patches: attention inside equal segment ids only."""
+
+    name: ClassVar[str] = "vision_blocks"
+    depth: int
+    width: int
+    heads: int
+    ffn: int
+    act: Activation
+    norm: NormKind
+    eps: float
+    qkv_bias: bool
+    rotary: bool
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head."""
+        return self.width // self.heads
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [N, width], segment_id [N], and if rotary: cos, sin [N, head_dim]) -> as x."""
+        _wants(0, inputs, None, self.width)
+        rows = inputs[0].sizes[0]
+        _wants(1, inputs, rows)
+        for port in (2, 3) if self.rotary else ():
+            _wants(port, inputs, rows, self.head_dim)
+        return inputs[0]
+
+    def parameters(self) -> Parameters:
+        """Both norms, attention with q, k, v in one matrix, and the feed-forward."""
+        return numbered(
+            self.depth,
+            norm("norm1", self.norm, self.width)
+            | linear("attn.qkv", 3 * self.width, self.width, bias=self.qkv_bias)
+            | linear("attn.proj", self.width, self.width, bias=True)
+            | norm("norm2", self.norm, self.width)
+            | linear("mlp.fc1", self.ffn, self.width, bias=True)
+            | linear("mlp.fc2", self.width, self.ffn, bias=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MergeMLP:
+    """Norms each patch, joins `area` neighbours that follow one another, then two linear layers."""
+
+    name: ClassVar[str] = "merge_mlp"
+    area: int
+    width: int
+    hidden: int
+    out: int
+    act: Activation
+    norm: NormKind
+    eps: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [N, width]) -> [N // area, out]."""
+        _wants(0, inputs, None, self.width)
+        return TensorType((divide(inputs[0].sizes[0], self.area), self.out))
+
+    def parameters(self) -> Parameters:
+        """The norm and both layers."""
+        return (
+            norm("norm", self.norm, self.width)
+            | linear("fc1", self.hidden, self.area * self.width, bias=True)
+            | linear("fc2", self.out, self.hidden, bias=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """A row of a table for each id."""
+
+    name: ClassVar[str] = "embed"
+    vocab: int
+    width: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(ids [...]) -> [..., width]."""
+        return TensorType((*inputs[0].sizes, self.width))
+
+    def parameters(self) -> Parameters:
+        """The table."""
+        return {"weight": Param((self.vocab, self.width))}
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Plain):
+    """Rows of several tensors, one after another."""
+
+    name: ClassVar[str] = "concat"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([N1, width], [N2, width], ...) -> [N1 + N2 + ..., width]."""
+        for port in range(len(inputs)):
+            _wants(port, inputs, None, inputs[0].width)
+        return TensorType((add(*(type.sizes[0] for type in inputs)), inputs[0].width))
+
+
+@dataclass(frozen=True, slots=True)
+class Splice(Plain):
+    """Lays feature rows into the places that a sequence reserves for them."""
+
+    name: ClassVar[str] = "splice"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(text [B, T, W], features [F, W], index [B, T]: -1 or a row) -> [B, T, W]."""
+        batch, length, width = inputs[0].sizes
+        _wants(1, inputs, None, width)
+        _wants(2, inputs, batch, length)
+        return inputs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderBlocks:
+    """Causal transformer blocks with grouped-query attention and a gated feed-forward.
+
+    Not `cached`: a query sees what stands before it in its own segment (0 is padding). `cached`:
+    new keys and values go into their slots, and a query sees the slots from `first` to its own.
+    """
+
+    name: ClassVar[str] = "decoder_blocks"
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    act: Activation
+    norm: NormKind
+    eps: float
+    qkv_bias: bool
+    cached: bool = False
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [B, T, width], cos, sin [B, T, head_dim], and then
+        not cached: segment_id [B, T]; cached: slot [B, T], first [B], cache) -> as x."""
+        _wants(0, inputs, None, None, self.width)
+        batch, length, _ = inputs[0].sizes
+        for port in (1, 2):
+            _wants(port, inputs, batch, length, self.head_dim)
+        _wants(3, inputs, batch, length)
+        if self.cached:
+            _wants(4, inputs, batch)
+            _wants(5, inputs, self.depth, 2, batch, self.kv_heads, None, self.head_dim)
+        return inputs[0]
+
+    def parameters(self) -> Parameters:
+        """Both norms, the four projections of attention, and the three of the feed-forward."""
+        inner, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return numbered(
+            self.depth,
+            norm("norm1", self.norm, self.width)
+            | linear("attn.q", inner, self.width, bias=self.qkv_bias)
+            | linear("attn.k", shared, self.width, bias=self.qkv_bias)
+            | linear("attn.v", shared, self.width, bias=self.qkv_bias)
+            | linear("attn.o", self.width, inner, bias=False)
+            | norm("norm2", self.norm, self.width)
+            | linear("mlp.gate", self.ffn, self.width, bias=False)
+            | linear("mlp.up", self.ffn, self.width, bias=False)
+            | linear("mlp.down", self.width, self.ffn, bias=False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A norm over the innermost size."""
+
+    name: ClassVar[str] = "norm"
+    kind: NormKind
+    width: int
+    eps: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [..., width]) -> as x."""
+        if inputs[0].width != self.width:
+            raise MisfitError(0, f"{self.width} wide", inputs[0].width)
+        return inputs[0]
+
+    def parameters(self) -> Parameters:
+        """A scale, and a shift where the kind has one."""
+        full = norm("", self.kind, self.width)
+        return {name.removeprefix("."): param for name, param in full.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class TakeRows(Plain):
+    """The rows of a batch of sequences that a flat index b * T + t names."""
+
+    name: ClassVar[str] = "take_rows"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [B, T, W], index [K]) -> [K, W]."""
+        _wants(0, inputs, None, None, None)
+        _wants(1, inputs, None)
+        return TensorType((inputs[1].sizes[0], inputs[0].width))
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLast(Plain):
+    """One row of each sequence: the one whose position in T is given."""
+
+    name: ClassVar[str] = "take_last"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [B, T, W], position [B]) -> [B, W]."""
+        batch, _, width = inputs[0].sizes
+        _wants(1, inputs, batch)
+        return TensorType((batch, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A score for each entry of the vocabulary.
+
+    A tied head owns nothing: it takes the table of the node that `weights` names.
+    """
+
+    name: ClassVar[str] = "head"
+    vocab: int
+    width: int
+    tied: bool
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [..., width]) -> [..., vocab]."""
+        if inputs[0].width != self.width:
+            raise MisfitError(0, f"{self.width} wide", inputs[0].width)
+        return TensorType((*inputs[0].sizes[:-1], self.vocab))
+
+    def parameters(self) -> Parameters:
+        """The matrix, unless it is tied."""
+        return {} if self.tied else {"weight": Param((self.vocab, self.width))}
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy(Plain):
+    """The weighted sum over targets of the negative log-likelihood, in float32."""
+
+    name: ClassVar[str] = "cross_entropy"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(logits [K, V], targets [K], weight [K]) -> []."""
+        _wants(0, inputs, None, None)
+        rows = inputs[0].sizes[0]
+        _wants(1, inputs, rows)
+        _wants(2, inputs, rows)
+        return TensorType((), "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionWords(Plain):
+    """Contrasts the mean feature of each region with the mean embedding of each label.
+
+    Cross entropy of normalize(pool @ features) @ normalize(mean of words)^T / temperature.
+    """
+
+    name: ClassVar[str] = "region_words"
+    temperature: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(features [M, W], pool [R, M], words [C, L, W], word_mask [C, L], target [R]) -> []."""
+        rows, width = inputs[0].sizes
+        _wants(1, inputs, None, rows)
+        _wants(2, inputs, None, None, width)
+        _wants(3, inputs, *inputs[2].sizes[:2])
+        _wants(4, inputs, inputs[1].sizes[0])
+        return TensorType((), "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Plain):
+    """The sum of several tensors of one type."""
+
+    name: ClassVar[str] = "add"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([...], [...], ...) -> [...]."""
+        for port in range(len(inputs)):
+            _wants(port, inputs, *inputs[0].sizes)
+        return inputs[0]
+
+
+OPERATIONS: Mapping[str, type[Operation]] = {
+    operation.name: operation
+    for operation in (
+        Input,
+        Cache,
+        PatchEmbed,
+        VisionBlocks,
+        MergeMLP,
+        Embed,
+        Concat,
+        Splice,
+        DecoderBlocks,
+        Norm,
+        TakeRows,
+        TakeLast,
+        Head,
+        CrossEntropy,
+        RegionWords,
+        Add,
+    )
+}
+"""Every operation, by the name that the text of a graph uses."""
