@@ -1,7 +1,8 @@
 """How large a picture or a clip becomes, and how many tokens it takes: whole numbers, no torch.
 
-The rules are those of Qwen2-VL: `smart_resize` of transformers 5.x (`image_processing_pil_qwen2_vl.py`) for
-pictures, `smart_nframes` and `fetch_video` of qwen-vl-utils 0.0.8 (`vision_process.py`) for clips.
+The rules are those of Qwen2-VL: for pictures `smart_resize` of transformers 5.x
+(`image_processing_pil_qwen2_vl.py`), for clips `smart_nframes` and `fetch_video` of qwen-vl-utils
+0.0.8 (`vision_process.py`).
 """
 
 import math
@@ -35,9 +36,9 @@ class Grid(NamedTuple):
 class ClipRule:
     """Which frames of a clip are seen, and what all of them together may take.
 
-    rate: frames a second; least, most, step: bounds of the number of frames, and what it is a multiple of;
-    cap: tokens of the whole clip (None for no cap); slack: the cap never presses one frame below
-    `slack` times its least budget.
+    `rate` is in frames a second; the number of frames lies within `least` and `most` and is a
+    multiple of `step`. `cap` bounds the tokens of the whole clip (None for no bound), but never
+    presses one frame below `slack` times its least budget.
     """
 
     rate: float
@@ -66,8 +67,9 @@ class SizeRule:
     """The geometry of one input: what a size becomes, and how many patches and tokens that is.
 
     Sides become multiples of `multiple` pixels, near their own size, so that the tokens (squares of
-    `multiple` by `multiple`) of one picture or frame lie within `least` and `most`. `patch` is in pixels,
-    `frames_per_patch` frames share one slot, `window` (rows, columns) of patches make one token.
+    `multiple` by `multiple`) of one picture or frame lie within `least` and `most`. `patch` is in
+    pixels, `frames_per_patch` frames share one slot, `window` (rows, columns) of patches make one
+    token. `aspect` bounds the longer side over the shorter.
     """
 
     multiple: int
@@ -121,7 +123,7 @@ class SizeRule:
         return self._grid(1, self.resized(width, height))
 
     def clip_grid(self, width: int, height: int, frames: int) -> Grid:
-        """The patches of a clip of which `frames` frames are seen; the last is repeated to fill a slot."""
+        """The patches of a clip of which `frames` are seen; the last is repeated to fill a slot."""
         slots = math.ceil(frames / self.frames_per_patch)
         return self._grid(slots, self.resized_frame(width, height, frames))
 

@@ -1,0 +1,37 @@
+"""Feed-forward networks of transformer blocks.
+
+Shape suffix: W width, whatever stands before it.
+"""
+
+from torch import Tensor, nn
+
+from .activations import ACTIVATIONS
+
+
+class FeedForward(nn.Module):
+    """Two linear layers round an activation."""
+
+    def __init__(self, width: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[act]
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_W: Tensor) -> Tensor:
+        """From [..., W] to [..., W]."""
+        return self.fc2(self.act(self.fc1(x_W)))
+
+
+class GatedFeedForward(nn.Module):
+    """down(act(gate(x)) * up(x)) without biases: SwiGLU where `act` is silu (Shazeer, 2020)."""
+
+    def __init__(self, width: int, hidden: int, act: str) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[act]
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_W: Tensor) -> Tensor:
+        """From [..., W] to [..., W]."""
+        return self.down(self.act(self.gate(x_W)) * self.up(x_W))

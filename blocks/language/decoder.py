@@ -1,0 +1,117 @@
+"""The decoder: embeddings, blocks, and the head.
+
+Shape suffixes: B batch, T tokens, S keys a query may see, W width, D head width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from ..feed_forward import GatedFeedForward
+from ..norms import NORMS
+from .attention import DecoderAttention, LayerCache
+
+
+class Embed(nn.Module):
+    """A row of a table for each id."""
+
+    def __init__(self, vocab: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """From [...] to [..., W]."""
+        return functional.embedding(ids, self.weight)
+
+
+class Head(nn.Module):
+    """A score for each entry of the vocabulary; its table may be that of an `Embed`."""
+
+    def __init__(self, vocab: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab, width))
+
+    def forward(self, x_W: Tensor) -> Tensor:
+        """From [..., W] to [..., V]."""
+        return functional.linear(x_W, self.weight)
+
+
+class DecoderBlock(nn.Module):
+    """Attention and gated feed-forward, each behind its norm and beside a residual."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        ffn: int,
+        act: str,
+        norm: str,
+        eps: float,
+        qkv_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.norm1 = NORMS[norm](width, eps)
+        self.attn = DecoderAttention(width, heads, kv_heads, head_dim, qkv_bias)
+        self.norm2 = NORMS[norm](width, eps)
+        self.mlp = GatedFeedForward(width, ffn, act)
+
+    def forward(
+        self,
+        x_BTW: Tensor,
+        cos_BTD: Tensor,
+        sin_BTD: Tensor,
+        mask_BTS: Tensor,
+        cache: LayerCache | None = None,
+        start_B: Tensor | None = None,
+    ) -> Tensor:
+        """From [B, T, W] to [B, T, W]."""
+        h_BTW = self.norm1(x_BTW)
+        x_BTW = x_BTW + self.attn(h_BTW, cos_BTD, sin_BTD, mask_BTS, cache, start_B)
+        return x_BTW + self.mlp(self.norm2(x_BTW))
+
+
+class DecoderBlocks(nn.ModuleList):
+    """The blocks of a decoder; `checkpoint` recomputes each in the backward pass."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        ffn: int,
+        act: str,
+        norm: str,
+        eps: float,
+        qkv_bias: bool,
+    ) -> None:
+        super().__init__(
+            DecoderBlock(width, heads, kv_heads, head_dim, ffn, act, norm, eps, qkv_bias)
+            for _ in range(depth)
+        )
+        self.checkpoint = False
+
+    def forward(
+        self,
+        x_BTW: Tensor,
+        cos_BTD: Tensor,
+        sin_BTD: Tensor,
+        mask_BTS: Tensor,
+        caches: Sequence[LayerCache] | None = None,
+        start_B: Tensor | None = None,
+    ) -> Tensor:
+        """From [B, T, W] to [B, T, W]; `caches` has a pair a layer, written from slot `start`."""
+        for index, block in enumerate(self):
+            if caches is not None:
+                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B)
+            elif self.checkpoint and self.training:
+                x_BTW = checkpoint(block, x_BTW, cos_BTD, sin_BTD, mask_BTS, use_reentrant=False)
+            else:
+                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS)
+        return x_BTW

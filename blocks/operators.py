@@ -1,0 +1,177 @@
+"""The two operations that stay opaque in a program until a backend lowers them in its own way.
+
+`segment_attention` lets patches attend inside their own picture or frame; `kv_update` writes keys
+and values into a cache in place. Both are torch operators (`triptych::...`), so that a compiler
+sees one node and no loop over data. A backend that wants plain tensor code traces inside
+`lowering(...)`.
+
+Shape suffixes: N patches, H heads, D head width, B batch, T new tokens, S slots of a cache,
+G segments of one length, L that length, Q a slice of it.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+QUERY_SLICE = 1024
+"""Queries whose scores are held at once in the backward of `segment_attention`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """How each operation appears in a traced program."""
+
+    segment_attention: Literal["operator", "masked"] = "operator"
+    kv_update: Literal["operator", "scatter"] = "operator"
+
+
+_forms = Forms()
+
+
+@contextmanager
+def lowering(
+    *,
+    segment_attention: Literal["operator", "masked"] | None = None,
+    kv_update: Literal["operator", "scatter"] | None = None,
+) -> Iterator[None]:
+    """Inside, the named operations take the given form; None leaves a form as it is.
+
+    "operator" is the opaque node, "masked" attends over all rows and masks foreign segments,
+    "scatter" writes with `scatter_`.
+    """
+    global _forms
+    before = _forms
+    _forms = replace(
+        before,
+        segment_attention=segment_attention or before.segment_attention,
+        kv_update=kv_update or before.kv_update,
+    )
+    try:
+        yield
+    finally:
+        _forms = before
+
+
+def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+    """Full attention inside each run of equal ids, none across; scores scaled by D ** -0.5.
+
+    Rows of one segment stand together. Returns [N, H, D].
+    """
+    if _forms.segment_attention == "masked":
+        return _masked_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+    return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+
+
+def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
+    """Writes `new` into the slots `start[b] .. start[b] + T - 1` of row b of `cache`, in place."""
+    if _forms.kv_update == "scatter":
+        _scatter_slots(cache_BHSD, new_BHTD, start_B)
+    else:
+        _kv_update(cache_BHSD, new_BHTD, start_B)
+
+
+def _masked_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+    mask_NN = segment_id_N[:, None] == segment_id_N[None, :]
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q_NHD, k_NHD, v_NHD))
+    out_1HND = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_NN)
+    return out_1HND.squeeze(0).transpose(0, 1)
+
+
+def _scatter_slots(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
+    slot_BT = start_B[:, None] + torch.arange(new_BHTD.shape[2], device=start_B.device)
+    cache_BHSD.scatter_(2, slot_BT[:, None, :, None].expand_as(new_BHTD), new_BHTD)
+
+
+@torch.library.custom_op("triptych::kv_update", mutates_args={"cache"})
+def _kv_update(cache: Tensor, new: Tensor, start: Tensor) -> None:
+    _scatter_slots(cache, new, start)
+
+
+@_kv_update.register_fake
+def _(cache: Tensor, new: Tensor, start: Tensor) -> None:
+    return None
+
+
+def _batches(segment_id_N: Tensor) -> Iterator[tuple[slice, int]]:
+    """Rows of neighbouring segments of equal length, and that length: one batched attention."""
+    lengths = torch.unique_consecutive(segment_id_N, return_counts=True)[1].tolist()
+    begin = 0
+    for length, group in itertools.groupby(lengths):
+        end = begin + length * sum(1 for _ in group)
+        yield slice(begin, end), length
+        begin = end
+
+
+def _batched(x_NHD: Tensor, rows: slice, length: int) -> Tensor:
+    """The rows as [G, H, L, D]."""
+    return x_NHD[rows].unflatten(0, (-1, length)).transpose(1, 2)
+
+
+@torch.library.custom_op("triptych::segment_attention", mutates_args=())
+def _segment_attention(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
+    out_NHD = q.new_empty(q.shape)
+    for rows, length in _batches(segment_id):
+        q_GHLD, k_GHLD, v_GHLD = (_batched(x, rows, length) for x in (q, k, v))
+        out_GHLD = functional.scaled_dot_product_attention(q_GHLD, k_GHLD, v_GHLD)
+        out_NHD[rows] = out_GHLD.transpose(1, 2).flatten(0, 1)
+    return out_NHD
+
+
+@_segment_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("triptych::segment_attention_backward", mutates_args=())
+def _segment_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Recomputes the probabilities slice by slice of the queries; float32 inside the softmax."""
+    grad_q, grad_k, grad_v = (x.new_zeros(x.shape) for x in (q, k, v))
+    scale = q.shape[-1] ** -0.5
+    for rows, length in _batches(segment_id):
+        k_GHLD, v_GHLD = _batched(k, rows, length), _batched(v, rows, length)
+        views = [_batched(x, rows, length) for x in (q, grad, grad_q)]
+        grad_k_GHLD, grad_v_GHLD = _batched(grad_k, rows, length), _batched(grad_v, rows, length)
+        for q_GHQD, grad_GHQD, grad_q_GHQD in zip(
+            *(x.split(QUERY_SLICE, dim=2) for x in views), strict=True
+        ):
+            scores_GHQL = (q_GHQD @ k_GHLD.mT).float() * scale
+            p_GHQL = scores_GHQL.softmax(-1)
+            grad_v_GHLD += p_GHQL.to(q.dtype).mT @ grad_GHQD
+            grad_p_GHQL = (grad_GHQD @ v_GHLD.mT).float()
+            inner_GHQ1 = (grad_p_GHQL * p_GHQL).sum(-1, keepdim=True)
+            grad_scores_GHQL = ((grad_p_GHQL - inner_GHQ1) * p_GHQL * scale).to(q.dtype)
+            grad_q_GHQD.copy_(grad_scores_GHQL @ k_GHLD)
+            grad_k_GHLD += grad_scores_GHQL.mT @ q_GHQD
+    return grad_q, grad_k, grad_v
+
+
+@_segment_attention_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _remember(
+    ctx: torch.autograd.function.FunctionCtx,
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    output: Tensor,
+) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    return *_segment_attention_backward(grad, *ctx.saved_tensors), None  # type: ignore[attr-defined]
+
+
+_segment_attention.register_autograd(_backward, setup_context=_remember)

@@ -1,0 +1,28 @@
+"""Patch embedding: one row of pixels, one vector.
+
+Shape suffixes: N patches, P pixels of a patch, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PatchEmbed(nn.Module):
+    """A 3D convolution whose kernel equals its stride, as one matrix product over packed patches.
+
+    A row holds its patch in the order of the kernel: channel, frame, row, column. It may also hold
+    one frame only, which then stands for all `frames` alike (a still picture): the kernel is summed
+    over them first, which halves the work for `frames = 2` and yields the same up to rounding.
+    """
+
+    def __init__(self, channels: int, frames: int, patch: int, width: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, channels, frames, patch, patch))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+
+    def forward(self, patches_NP: Tensor) -> Tensor:
+        """From [N, P] to [N, W], in the dtype of the kernel."""
+        one_frame = patches_NP.shape[1] * self.weight.shape[2] == self.weight[0].numel()
+        kernel = self.weight.sum(2) if one_frame else self.weight
+        return functional.linear(patches_NP.to(kernel.dtype), kernel.flatten(1), self.bias)
