@@ -1,0 +1,204 @@
+"""What is wrong with a recipe, said to its author."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from .codes import CODES
+from .source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is to be seen at one place; the primary label is where the mistake stands."""
+
+    span: Span
+    text: str = ""
+    primary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replaces what a span covers."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """How to mend it: a sentence, and the edits that do it if a machine can.
+
+    A fix is safe when it cannot change the meaning of what was right.
+    """
+
+    text: str
+    edits: tuple[Edit, ...] = ()
+    safe: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One mistake: a lasting code, what it is, where, why it is one, and how to mend it.
+
+    `labels` holds at least one primary label, unless the mistake has no place (a file that is not
+    there); secondary labels point at the other party, in this file or another.
+    """
+
+    code: str
+    title: str
+    labels: tuple[Label, ...] = ()
+    reason: str = ""
+    fix: Fix | None = None
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, f"unknown code {self.code}"
+
+    @property
+    def primary(self) -> Label | None:
+        """The label where the mistake stands; None when it has no place."""
+        return next((label for label in self.labels if label.primary), None)
+
+
+class RecipeError(Exception):
+    """A recipe is wrong; carries every mistake that was found in one run."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        assert self.diagnostics, "an error needs at least one diagnostic"
+        super().__init__(render(self.diagnostics))
+
+
+class Findings:
+    """Gathers mistakes, so that one run reports all of them; each is kept once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Diagnostic, None] = {}
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """Keep a mistake."""
+        self._found.setdefault(diagnostic)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def raise_if_any(self) -> None:
+        """Raise all that was found, in the order of the text."""
+        if self._found:
+            raise RecipeError(sorted(self._found, key=_order))
+
+
+def _order(diagnostic: Diagnostic) -> tuple[str, int]:
+    label = diagnostic.primary
+    return (label.span.source.name, label.span.start) if label else ("", 0)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be; None when none is near.
+
+    >>> nearest("widht", ["depth", "width", "heads"])
+    'width'
+    >>> nearest("colour", ["depth", "width"]) is None
+    True
+    """
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Names for a sentence: `a`, `b` and `c`; a long list is cut.
+
+    >>> listing(["a", "b", "c"])
+    '`a`, `b` and `c`'
+    """
+    quoted = [f"`{name}`" for name in names]
+    if len(quoted) > limit:
+        quoted = [*quoted[:limit], f"{len(quoted) - limit} more"]
+    if len(quoted) < 2:
+        return "".join(quoted)
+    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def rename(span: Span, name: str) -> Fix:
+    """The fix for a typo: write the known name in its place."""
+    return Fix(f"write `{name}`", (Edit(span, name),))
+
+
+Painter = Callable[[str, str], str]
+"""Colours a piece of a message: (text, role) -> text; roles: error, code, primary, secondary,
+gutter, fix."""
+
+
+def render(diagnostics: Sequence[Diagnostic], paint: Painter = lambda text, role: text) -> str:
+    """The messages as text, one after another, with a blank line between."""
+    return "\n\n".join(_render(diagnostic, paint) for diagnostic in diagnostics)
+
+
+def _render(diagnostic: Diagnostic, paint: Painter) -> str:
+    lines = [
+        f"{paint(f'error[{diagnostic.code}]', 'error')}: {paint(diagnostic.title, 'title')}",
+    ]
+    lines += _excerpts(diagnostic, paint)
+    if diagnostic.reason:
+        lines.append(f"  {diagnostic.reason}")
+    if diagnostic.fix:
+        kind = "fix" if diagnostic.fix.safe else "fix (unsafe)"
+        lines.append(f"  {paint(kind, 'fix')}: {diagnostic.fix.text}")
+    return "\n".join(lines)
+
+
+def _excerpts(diagnostic: Diagnostic, paint: Painter) -> list[str]:
+    """The labelled lines, grouped by source: that of the primary label first."""
+    if not diagnostic.labels:
+        return []
+    groups: dict[Source, list[Label]] = {}
+    for label in sorted(diagnostic.labels, key=lambda label: not label.primary):
+        groups.setdefault(label.span.source, []).append(label)
+    width = max(len(str(label.span.place.line)) for labels in groups.values() for label in labels)
+    lines: list[str] = []
+    for labels in groups.values():
+        arrow = "-->" if not lines else ":::"
+        lines.append(f"{' ' * width}{paint(arrow, 'gutter')} {labels[0].span}")
+        lines += _excerpt(labels, width, paint)
+    return lines
+
+
+def _excerpt(labels: list[Label], width: int, paint: Painter) -> list[str]:
+    by_line: dict[int, list[Label]] = {}
+    for label in sorted(labels, key=lambda label: label.span.start):
+        by_line.setdefault(label.span.place.line, []).append(label)
+    lines = []
+    for number, group in by_line.items():
+        text = group[0].span.source.line(number)
+        lines.append(f"{paint(f'{number:>{width}} |', 'gutter')} {_visible(text)}".rstrip())
+        bar = paint(f"{'':>{width}} |", "gutter")
+        lines += [f"{bar} {_underline(label, text, paint)}" for label in group]
+    return lines
+
+
+def _underline(label: Label, line: str, paint: Painter) -> str:
+    """The carets below a span; a span over several lines is underlined to the end of its first."""
+    column = label.span.place.column - 1
+    length = max(1, min(label.span.end - label.span.start, len(line) - column))
+    mark = ("^" if label.primary else "-") * _columns(line[column : column + length], length)
+    text = f"{mark} {label.text}" if label.text else mark
+    return " " * _columns(line[:column], column) + paint(
+        text, "primary" if label.primary else "secondary"
+    )
+
+
+_TAB = "    "
+
+
+def _visible(text: str) -> str:
+    """A line as it is shown: tabs as spaces, other control characters as a dot."""
+    shown = text.replace("\t", _TAB)
+    return "".join(letter if letter.isprintable() else "·" for letter in shown)
+
+
+def _columns(text: str, at_least: int) -> int:
+    """How many columns a terminal gives the text: East Asian wide letters take two."""
+    from unicodedata import east_asian_width
+
+    shown = _visible(text)
+    return max(at_least, sum(2 if east_asian_width(letter) in "WF" else 1 for letter in shown))

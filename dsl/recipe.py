@@ -1,0 +1,773 @@
+"""What a recipe may say: frozen models, one a block or call, whose fields are the settings.
+
+A setting's unit stands in its type (`Px`, `Tok`, `Steps`), and the model holds a plain number in
+that unit. A call such as `rope2d(theta: 1e4)` is a model too, told apart by its field `call`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .reading import (
+    Amounts,
+    Calls,
+    Choice,
+    Default,
+    Measure,
+    Members,
+    Named,
+    OneOrMore,
+    Plain,
+    Problem,
+    Ranged,
+    Sides,
+    complain,
+)
+from .source import Span
+from .syntax import Comparison
+
+
+class Model(BaseModel):
+    """What every block and call has: frozen, and closed to settings it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class CallModel(Model):
+    """A call with arguments; `positional` names those that may come without a name."""
+
+    positional: ClassVar[tuple[str, ...]] = ()
+    open_arguments: ClassVar[str | None] = None
+    """The field that takes arguments of any name, for calls such as `mix(text: 7, image: 3)`."""
+
+
+# Kinds of values ---------------------------------------------------------------------------------
+
+Count = Annotated[int, Measure(), Field(gt=0)]
+Number = Annotated[float, Measure()]
+Positive = Annotated[float, Measure(), Field(gt=0)]
+Share = Annotated[float, Measure(), Field(ge=0, le=1)]
+Whole = Annotated[int, Measure(), Field(ge=0)]
+Px = Annotated[int, Measure("px"), Field(gt=0)]
+Tok = Annotated[int, Measure("tok"), Field(gt=0)]
+Fps = Annotated[float, Measure("fps"), Field(gt=0)]
+Steps = Annotated[int, Measure("steps"), Field(ge=0)]
+Seq = Annotated[int, Measure("seq"), Field(gt=0)]
+Flag = Annotated[bool, Plain()]
+Quoted = Annotated[str, Plain()]
+
+
+class Range(Model):
+    """Whole numbers from `low` to `high`, both included, in steps; `low` is None in `..high`.
+
+    What a missing low end means is the setting's to say; `at_least` reads it as its smallest.
+    """
+
+    low: int | None = None
+    high: int
+    step: int = 1
+
+    def __contains__(self, number: int) -> bool:
+        return (self.low is None or self.low <= number) and number <= self.high
+
+    def at_least(self, smallest: int) -> int:
+        """The low end, or `smallest` where none was written."""
+        return smallest if self.low is None else self.low
+
+
+CountRange = Annotated[Range, Ranged()]
+TokRange = Annotated[Range, Ranged("tok")]
+
+
+class Amount(Model):
+    """A number with the unit that was chosen among several: `600Gtok`, `2ksteps`, `3epochs`."""
+
+    value: int
+    unit: Literal["steps", "seq", "tok", "epochs"]
+
+    def __str__(self) -> str:
+        return f"{self.value}{self.unit}"
+
+
+class Grid(Model):
+    """Rows and columns of a window."""
+
+    rows: int = Field(gt=0)
+    columns: int = Field(gt=0)
+
+    @property
+    def area(self) -> int:
+        """How many cells the window holds."""
+        return self.rows * self.columns
+
+
+class SelectorStep(Model):
+    """One name of a selector, with the range of indices behind it, both ends included."""
+
+    name: str
+    first: int | None = None
+    last: int | None = None
+
+
+class Selector(Model):
+    """Names the parameters below a path: `vit`, `vit.blocks[24..31]`, `lm.blocks.attn`.
+
+    A name without indices stands for all of its numbered members.
+
+    >>> parts = (SelectorStep(name="vit"), SelectorStep(name="blocks", first=2, last=3))
+    >>> chosen = Selector(text="vit.blocks[2..3]", parts=parts)
+    >>> [chosen.matches(f"vit.blocks.{i}.norm1.weight") for i in (1, 2, 3, 4)]
+    [False, True, True, False]
+    >>> every = Selector(text="vit.blocks.attn", parts=tuple(
+    ...     SelectorStep(name=name) for name in ("vit", "blocks", "attn")))
+    >>> every.matches("vit.blocks.7.attn.qkv.weight"), every.matches("vit.blocks.7.norm1.weight")
+    (True, False)
+    """
+
+    text: str
+    parts: tuple[SelectorStep, ...]
+
+    def matches(self, parameter: str) -> bool:
+        """Whether the parameter of this name is at or below the selector's path."""
+        names = parameter.split(".")
+        for step in self.parts:
+            if names and names[0].isdigit():
+                del names[0]
+            if not names or names.pop(0) != step.name:
+                return False
+            if step.first is None or step.last is None:
+                continue
+            if not names or not names[0].isdigit():
+                return False
+            if not step.first <= int(names.pop(0)) <= step.last:
+                return False
+        return True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Selected = Annotated[Selector, Named()]
+Name = Annotated[str, Named()]
+"""A path kept as text: a part, a layout, a stage, a node of the graph."""
+
+# Input -------------------------------------------------------------------------------------------
+
+
+class Native(CallModel):
+    """Keeps the shape: sides become multiples of `multiple`, the area stays within `budget`.
+
+    The rule is Qwen2-VL's smart resize. `budget` counts merged tokens of `multiple` x `multiple`
+    pixels for an image, or for one frame of a clip; `clip` caps a whole clip, but never below
+    `slack` times the low end of the budget for each pair of frames.
+    """
+
+    call: Literal["native"] = "native"
+    multiple: Px
+    budget: TokRange
+    clip: Tok | None = None
+    slack: Positive = 1.0
+
+
+class Clip(CallModel):
+    """The mean and deviation of CLIP's training images."""
+
+    call: Literal["clip"] = "clip"
+
+
+class Half(CallModel):
+    """Mean and deviation of one half: from -1 to 1."""
+
+    call: Literal["half"] = "half"
+
+
+class Imagenet(CallModel):
+    """The mean and deviation of ImageNet."""
+
+    call: Literal["imagenet"] = "imagenet"
+
+
+class MeanStd(CallModel):
+    """A mean and a deviation for red, green and blue, on the scale from 0 to 1."""
+
+    call: Literal["mean_std"] = "mean_std"
+    positional: ClassVar[tuple[str, ...]] = ("mean", "std")
+    mean: Annotated[tuple[Number, Number, Number], Members()]
+    std: Annotated[tuple[Positive, Positive, Positive], Members()]
+
+
+Normalize = Annotated[Clip | Half | Imagenet | MeanStd, Calls()]
+
+
+class ImageInput(Model):
+    """Still pictures: which are let in, and how they are resized and scaled."""
+
+    kind: Literal["image"] = "image"
+    aspect: Annotated[Range | None, Ranged()] = None
+    """How many times longer one side may be than the other."""
+    resize: Annotated[Native, Calls()]
+    alpha: Annotated[Literal["drop", "white"], Choice()] = "drop"
+    """What becomes of transparency: left out, or blended onto white."""
+    normalize: Normalize
+
+
+class VideoInput(Model):
+    """Clips: how many frames are taken, and how these are resized and scaled."""
+
+    kind: Literal["video"] = "video"
+    rate: Fps
+    """Frames taken from a second of the clip."""
+    frames: CountRange
+    resize: Annotated[Native, Calls()]
+    normalize: Normalize
+
+
+Input = ImageInput | VideoInput
+
+# Parts -------------------------------------------------------------------------------------------
+
+Act = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"], Choice()]
+
+
+class LayerNorm(CallModel):
+    """Layer norm with weight and bias."""
+
+    call: Literal["layernorm"] = "layernorm"
+    eps: Positive
+
+
+class RmsNorm(CallModel):
+    """Root-mean-square norm with a weight."""
+
+    call: Literal["rmsnorm"] = "rmsnorm"
+    eps: Positive
+
+
+Norm = Annotated[LayerNorm | RmsNorm, Calls()]
+
+
+class Rope2d(CallModel):
+    """Rotary positions by row and column of the patch: no table, so every grid is legal."""
+
+    call: Literal["rope2d"] = "rope2d"
+    theta: Positive
+
+
+class Rope(CallModel):
+    """Rotary positions along the text."""
+
+    call: Literal["rope"] = "rope"
+    theta: Positive
+
+
+class Mrope(CallModel):
+    """Rotary positions in three streams: time, row and column share the frequencies of a head."""
+
+    call: Literal["mrope"] = "mrope"
+    positional: ClassVar[tuple[str, ...]] = ("sections",)
+    sections: Annotated[tuple[Count, Count, Count], Members()]
+    theta: Positive
+
+
+class Hf(CallModel):
+    """A repository of published weights."""
+
+    call: Literal["hf"] = "hf"
+    positional: ClassVar[tuple[str, ...]] = ("repository",)
+    repository: Quoted
+
+
+class ViT(Model):
+    """A vision transformer over packed patches; its output keeps one row a patch."""
+
+    type: Literal["ViT"] = "ViT"
+    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", min_length=1)
+    patch: Px
+    frames_per_patch: Count = 1
+    depth: Count
+    width: Count
+    heads: Count
+    ffn: Count
+    act: Act
+    norm: Norm
+    pos: Annotated[Rope2d, Calls()]
+    patch_bias: Flag = True
+    qkv_bias: Flag = True
+    start: Annotated[Hf | None, Calls()] = None
+    """The published weights that the first stage starts from, for the reader and the plan."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> "ViT":
+        head = self.width // self.heads
+        if self.width % self.heads:
+            complain(uneven_heads("heads", self.width, self.heads))
+        if head % 4:
+            complain(
+                Problem(
+                    "S403",
+                    "the head is too odd for positions by row and column",
+                    (("heads", f"a head is {head} wide"), ("pos", "takes a multiple of 4")),
+                    reason="half of a head turns with the row and half with the column, in pairs",
+                )
+            )
+        return self
+
+
+class MergeMLP(Model):
+    """Joins the tokens of a window and carries them to the language model by two layers."""
+
+    type: Literal["MergeMLP"] = "MergeMLP"
+    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    window: Annotated[Grid, Sides()]
+    norm: Norm
+    hidden: Count
+    out: Count
+    act: Act
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class Decoder(Model):
+    """A language model of pre-norm blocks with grouped-query attention and a gated MLP."""
+
+    type: Literal["Decoder"] = "Decoder"
+    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", default=())
+    """The parts whose features take the places that the layout reserves, in this order."""
+    depth: Count
+    width: Count
+    heads: Count
+    kv_heads: Annotated[Count, Default("this.heads")]
+    head_dim: Annotated[Count, Default("this.width / this.heads", code="S401")]
+    ffn: Count
+    vocab: Count
+    act: Act
+    norm: Norm
+    pos: Annotated[Mrope | Rope, Calls()]
+    qkv_bias: Flag = False
+    tied: Flag = False
+    context: Tok
+    start: Annotated[Hf | None, Calls()] = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> "Decoder":
+        if self.heads % self.kv_heads:
+            complain(
+                Problem(
+                    "S402",
+                    "the key-value heads cannot be shared evenly",
+                    (("kv_heads", f"{self.kv_heads} key-value heads"), ("heads", "for this many")),
+                    reason=f"{self.heads} is not a multiple of {self.kv_heads}",
+                    fix=f"take a divisor of {self.heads}",
+                )
+            )
+        if self.head_dim % 2:
+            complain(
+                Problem(
+                    "S403",
+                    "rotary positions need an even head",
+                    (("head_dim", f"a head is {self.head_dim} wide"), ("pos", "turns pairs")),
+                )
+            )
+        if isinstance(self.pos, Mrope) and sum(self.pos.sections) * 2 != self.head_dim:
+            total, half = sum(self.pos.sections), self.head_dim // 2
+            complain(
+                Problem(
+                    "S403",
+                    "the rotary sections do not fill half a head",
+                    (("pos.sections", f"{total} in all"), ("head_dim", f"half of this is {half}")),
+                    reason=f"each of the {half} frequencies of a head belongs to one section",
+                    fix=f"make the sections add up to {half}",
+                )
+            )
+        return self
+
+
+def uneven_heads(label: str, width: int, heads: int) -> Problem:
+    """The complaint that heads do not divide a width."""
+    return Problem(
+        "S401",
+        "the heads do not divide the width",
+        ((label, f"{heads} heads"), ("width", f"of {width}")),
+        reason=f"{width} / {heads} is not whole",
+        fix=f"take a divisor of {width}",
+    )
+
+
+Encoder = ViT
+Adapter = MergeMLP
+
+# Tokens and layouts ------------------------------------------------------------------------------
+
+
+class Tiktoken(CallModel):
+    """A vocabulary of byte-pair ranks: one that ships, by name, or a file."""
+
+    call: Literal["tiktoken"] = "tiktoken"
+    positional: ClassVar[tuple[str, ...]] = ("name",)
+    name: Quoted
+
+
+class HfJson(CallModel):
+    """A `tokenizer.json` of the tokenizers library; the path is relative to the recipe."""
+
+    call: Literal["hf_json"] = "hf_json"
+    positional: ClassVar[tuple[str, ...]] = ("path",)
+    path: Quoted
+
+
+class SentencePiece(CallModel):
+    """A SentencePiece model; the path is relative to the recipe."""
+
+    call: Literal["sentencepiece"] = "sentencepiece"
+    positional: ClassVar[tuple[str, ...]] = ("path",)
+    path: Quoted
+
+
+class SpecialToken(Model):
+    """A token that text can never spell: what it is written as, and its row of the vocabulary."""
+
+    text: str = Field(min_length=1)
+    id: Whole
+
+
+class Tokens(Model):
+    """The tokenizer, and the special tokens by the names that layouts use."""
+
+    tokenizer: Annotated[Tiktoken | HfJson | SentencePiece, Calls()]
+    specials: dict[str, SpecialToken] = {}
+    pad: Name
+    """The special token that fills up a batch."""
+
+
+class TextItem(Model):
+    """Fixed text."""
+
+    item: Literal["text"] = "text"
+    text: str
+
+
+class SpecialItem(Model):
+    """A special token, by name."""
+
+    item: Literal["special"] = "special"
+    special: str
+
+
+class SlotItem(Model):
+    """What the parameter holds, as plain text."""
+
+    item: Literal["slot"] = "slot"
+    parameter: str
+
+
+class RepeatItem(Model):
+    """A special token once for each token of the parameter: the places of features."""
+
+    item: Literal["repeat"] = "repeat"
+    special: str
+    count: str
+    """The parameter whose `.tokens` are counted."""
+
+
+class IndexItem(Model):
+    """The number of the parameter among those of its kind in the dialogue, from 1."""
+
+    item: Literal["index"] = "index"
+    parameter: str
+
+
+class RuleItem(Model):
+    """Another rule of the layout."""
+
+    item: Literal["rule"] = "rule"
+    rule: str
+    arguments: tuple[str, ...]
+
+
+class LossItem(Model):
+    """What is supervised; the last special token inside ends an answer."""
+
+    item: Literal["loss"] = "loss"
+    items: tuple["LayoutItem", ...]
+
+
+LayoutItem = Annotated[
+    TextItem | SpecialItem | SlotItem | RepeatItem | IndexItem | RuleItem | LossItem,
+    Field(discriminator="item"),
+]
+
+
+class Rule(Model):
+    """How one kind of content, a turn or a whole sample is written."""
+
+    name: str
+    parameters: tuple[str, ...]
+    items: tuple[LayoutItem, ...]
+
+
+class Layout(Model):
+    """The text around content, the places of features, and what is supervised, in one."""
+
+    system: Quoted | None = None
+    """Placed as a system message when a dialogue does not open with one."""
+    rules: dict[str, Rule]
+
+
+# Weights -----------------------------------------------------------------------------------------
+
+
+class MapRule(Model):
+    """Published name to ours; each `*` captures any text, left to right, on both sides."""
+
+    source: str
+    target: str
+
+
+class IgnoreRule(Model):
+    """Published tensors that have no place in the model, and why."""
+
+    pattern: str
+    reason: str = Field(min_length=1)
+
+
+class Weights(Model):
+    """Where published weights stand, and how their names map to ours; usable both ways."""
+
+    from_: Annotated[Hf, Calls()] = Field(alias="from")
+    rules: tuple[MapRule, ...] = ()
+    ignored: tuple[IgnoreRule, ...] = ()
+
+
+# Objectives, stages, modes -----------------------------------------------------------------------
+
+
+class RegionWords(Model):
+    """Matches pooled features of a region with the embedding of its words, against the batch's."""
+
+    type: Literal["RegionWords"] = "RegionWords"
+    regions: Name
+    """The part whose rows are pooled inside each box."""
+    words: Name
+    """The embedding whose rows are averaged over the words."""
+    temperature: Positive
+
+
+Objective = RegionWords
+
+
+class Lora(CallModel):
+    """Trains a low-rank change of the linear layers that the target selects."""
+
+    call: Literal["lora"] = "lora"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+    rank: Count
+    alpha: Annotated[Positive, Default("this.rank")]
+
+
+class Lr(CallModel):
+    """Trains the target at a multiple of the stage's learning rate."""
+
+    call: Literal["lr"] = "lr"
+    positional: ClassVar[tuple[str, ...]] = ("target", "factor")
+    target: Selected
+    factor: Positive
+
+
+Trained = Annotated[Selector | Lora | Lr, Calls()]
+
+
+class Mix(CallModel):
+    """Kinds of data, and how often each is drawn in proportion to the others."""
+
+    call: Literal["mix"] = "mix"
+    open_arguments: ClassVar[str | None] = "shares"
+    shares: dict[str, Positive] = Field(min_length=1)
+
+
+class AdamW(CallModel):
+    """Adam with decoupled weight decay; `clip` bounds the norm of all gradients together."""
+
+    call: Literal["adamw"] = "adamw"
+    lr: Positive
+    betas: Annotated[tuple[Share, Share], Members()] = (0.9, 0.999)
+    weight_decay: Annotated[float, Measure(), Field(ge=0)] = 0.0
+    eps: Positive = 1e-8
+    clip: Positive | None = None
+
+
+class Constant(CallModel):
+    """The same rate throughout, after the warm-up."""
+
+    call: Literal["constant"] = "constant"
+    warmup: Steps = 0
+
+
+class Linear(CallModel):
+    """Falls in a straight line to `min`, a learning rate, at the end of the stage."""
+
+    call: Literal["linear"] = "linear"
+    warmup: Steps = 0
+    min: Annotated[float, Measure(), Field(ge=0)] = 0.0
+
+
+class Cosine(CallModel):
+    """Falls along half a cosine to `min`, a learning rate, at the end of the stage."""
+
+    call: Literal["cosine"] = "cosine"
+    warmup: Steps = 0
+    min: Annotated[float, Measure(), Field(ge=0)] = 0.0
+
+
+class Stage(Model):
+    """What is trained, on what, for how long; every parameter is trained or frozen by name."""
+
+    after: Name | None = None
+    train: Annotated[tuple[Trained, ...], OneOrMore()] = Field(min_length=1)
+    freeze: Annotated[tuple[Selected, ...], OneOrMore()] = ()
+    layout: Annotated[tuple[Name, ...], OneOrMore()] = Field(min_length=1)
+    """The layouts of its samples; the first that has the rules that a sample needs is used."""
+    data: Annotated[Mix, Calls()]
+    stop: Annotated[Amount, Amounts(("steps", "seq", "tok", "epochs"))]
+    batch: Seq
+    """Samples of one optimizer step."""
+    accumulate: Count = 1
+    """Into how many parts the batch is cut, one after another."""
+    optim: Annotated[AdamW, Calls()]
+    schedule: Annotated[Constant | Linear | Cosine, Calls()] = Constant()
+    loss: Annotated[tuple[Name, ...], OneOrMore()] = ("lm",)
+    """What is summed: `lm`, the next token where the layout says loss, or named objectives."""
+    precision: Annotated[Literal["bf16", "f32"], Choice()] = "bf16"
+    checkpoint: Annotated[tuple[Selected, ...], OneOrMore()] = ()
+    """Whose activations are computed again in the backward pass instead of being kept."""
+    pack: Tok | None = None
+    """Samples are joined up to this length; each attends to itself only."""
+    seed: Whole = 0
+
+
+class Greedy(CallModel):
+    """The likeliest token each time."""
+
+    call: Literal["greedy"] = "greedy"
+    repetition_penalty: Positive = 1.0
+
+
+class Sample(CallModel):
+    """Draws the next token."""
+
+    call: Literal["sample"] = "sample"
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Measure(), Field(gt=0, le=1)] = 1.0
+    top_k: Count | None = None
+    repetition_penalty: Positive = 1.0
+
+
+class Eager(CallModel):
+    """Runs the module as it is."""
+
+    call: Literal["eager"] = "eager"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class Inductor(CallModel):
+    """torch.compile."""
+
+    call: Literal["inductor"] = "inductor"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class Aot(CallModel):
+    """A package of torch.export and AOTInductor."""
+
+    call: Literal["aot"] = "aot"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class TensorRt(CallModel):
+    """TensorRT engines."""
+
+    call: Literal["tensorrt"] = "tensorrt"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "bf16"
+
+
+class Mode(Model):
+    """How the trained model answers: its limits, and what it is compiled for."""
+
+    layout: Name
+    batch: CountRange
+    prompt: TokRange
+    """Tokens of a prompt, features included."""
+    new: Tok
+    """The most tokens that an answer takes."""
+    sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+# The recipe --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from; `replaced` is what stood there in a base.
+
+    `recipe` names the recipe whose text holds the value; `span` is None for a default.
+    """
+
+    kind: Literal["given", "derived", "inherited", "assumed", "default"]
+    span: Span | None
+    recipe: str
+    replaced: "Origin | None" = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """Where each value of a recipe stands, by path: `lm.width`, `sft.optim.lr`, `chatml.user`."""
+
+    spans: Mapping[str, Span] = field(default_factory=lambda: MappingProxyType({}))
+    origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A comparison that must hold, as written; the compiler supplies what it speaks of."""
+
+    text: str
+    comparison: Comparison
+
+
+class Recipe(Model):
+    """A whole recipe: what goes in, the parts, the weights, the layouts, how it is trained and run.
+
+    Dicts are in the order of the text, stages in an order that respects `after`.
+    """
+
+    name: str
+    language: int
+    tokens: Tokens | None = None
+    inputs: dict[str, Input] = {}
+    encoders: dict[str, Encoder] = {}
+    adapters: dict[str, Adapter] = {}
+    lm: Decoder | None = None
+    weights: Weights | None = None
+    layouts: dict[str, Layout] = {}
+    objectives: dict[str, Objective] = {}
+    stages: dict[str, Stage] = {}
+    modes: dict[str, Mode] = {}
+    asserts: tuple[Assertion, ...] = ()
+    facts: Facts = Field(default_factory=Facts, exclude=True, repr=False)
+
+    def span(self, path: str) -> Span | None:
+        """Where the value at a path stands: of itself, or of the nearest thing that holds it."""
+        while path:
+            if path in self.facts.spans:
+                return self.facts.spans[path]
+            path = path.rpartition(".")[0]
+        return self.facts.spans.get("")
+
+    def origin(self, path: str) -> Origin | None:
+        """Where the value at a path came from; None when there is no such value."""
+        return self.facts.origins.get(path)
