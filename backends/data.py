@@ -1,0 +1,362 @@
+"""Training data: from files to samples, in an order that is a pure function of seed and position.
+
+A path holds one of three kinds of data; pictures and clips are named relative to the file:
+
+    FILE.json, FILE.jsonl   LLaVA: {"image": "a.png", "conversations": [{"from": "human",
+                            "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A frog."}]}
+    FILE.json, FILE.jsonl   chat: {"messages": [{"role": "user", "content": [{"type": "image",
+                            "image": "a.png"}, {"type": "text", "text": "What is it?"}]}, ...]}
+    FOLDER                  pictures, each with its caption beside it: a.png and a.txt
+
+Either kind of record may add `"regions": [{"box": [x0, y0, x1, y1], "label": "frog"}]`, in pixels
+of its one picture. A line break between a marker and text belongs to the marker, as in LLaVA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from math import gcd, lcm
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+_MARKER = re.compile(r"\n?<(image|video)>\n?")
+
+
+class DataError(Exception):
+    """The data cannot be read at all: no such file, no JSON, not one usable sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A sample that cannot be used: where it stands, and why."""
+
+    file: str
+    index: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}[{self.index}]: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """A picture or clip that stands at one place of a turn."""
+
+    kind: Literal["image", "video"]
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one party says: texts and media in reading order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | Medium, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A named part of a picture: x0, y0, x1, y1 in pixels of the file."""
+
+    box: tuple[float, float, float, float]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One dialogue as it was read; media are still paths."""
+
+    turns: tuple[Turn, ...]
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def media(self) -> tuple[Medium, ...]:
+        """Every picture and clip in reading order."""
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Medium))
+
+
+class Source(Protocol):
+    """A countable set of samples."""
+
+    @property
+    def name(self) -> str:
+        """The name of the file or folder."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Changes when the records change, whatever folder they lie in."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Example:
+        """The sample; ValueError says what is wrong with it."""
+        ...
+
+
+class Records:
+    """LLaVA or chat records in one file: a JSON list, or JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._folder = path.parent
+        content = path.read_bytes()
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._records: list[Any]
+        if path.suffix == ".jsonl":
+            # Parsed line by line when read, so that a torn line is one bad sample.
+            self._records = [line for line in content.splitlines() if line.strip()]
+            return
+        try:
+            self._records = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}") from error
+        if not isinstance(self._records, list):
+            raise DataError(f"{path} is not a list of records")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, index: int) -> Example:
+        """The dialogue of one record; ValueError says what is wrong with it."""
+        record = self._records[index]
+        return _example(json.loads(record) if isinstance(record, bytes) else record, self._folder)
+
+
+class Captions:
+    """A folder of pictures, each with its caption in a text file of the same name."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        found = (file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        self._files = sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the names and the captions."""
+        whole = hashlib.sha256()
+        for file in self._files:
+            text = file.with_suffix(".txt")
+            caption = text.read_bytes() if text.exists() else b""
+            whole.update(file.name.encode() + b"\0" + caption + b"\0")
+        return whole.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, index: int) -> Example:
+        """The picture, and its caption as the answer; ValueError when it has none."""
+        file = self._files[index]
+        text = file.with_suffix(".txt")
+        if not text.exists():
+            raise ValueError(f"{file.name} has no caption: {text.name} is not there")
+        caption = text.read_text(encoding="utf-8").strip()
+        if not caption:
+            raise ValueError(f"the caption {text.name} is empty")
+        return Example((Turn("user", (Medium("image", file),)), Turn("assistant", (caption,))))
+
+
+def open_source(path: Path) -> Source:
+    """The samples at a path, whichever kind they are."""
+    if not path.exists():
+        raise DataError(f"there is no {path}")
+    if path.is_file() and path.suffix not in (".json", ".jsonl"):
+        raise DataError(f"{path} is neither .json nor .jsonl nor a folder of pictures")
+    source = Captions(path) if path.is_dir() else Records(path)
+    if not len(source):
+        held = "pictures" if path.is_dir() else "records"
+        raise DataError(f"{path} holds no {held}")
+    return source
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Named sources with their shares, in an order that is a pure function of (seed, position).
+
+    Positions count from 0 without end. They go round in cycles that hold each source exactly as
+    often as its ratio says, shuffled within the cycle; each source is shuffled anew every time it
+    has been gone through. So one number says where a run stands.
+    """
+
+    sources: Mapping[str, Source]
+    ratios: Mapping[str, float]
+    seed: int = 0
+
+    @cached_property
+    def epoch(self) -> int:
+        """How many samples make an epoch: as many as there are."""
+        return sum(len(source) for source in self.sources.values())
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name, share in self._shares.items() for _ in range(share))
+
+    @cached_property
+    def _shares(self) -> dict[str, int]:
+        exact = {n: Fraction(r).limit_denominator(1000) for n, r in self.ratios.items()}
+        common = lcm(*(ratio.denominator for ratio in exact.values()))
+        whole = {name: int(ratio * common) for name, ratio in exact.items()}
+        divisor = gcd(*whole.values())
+        return {name: share // divisor for name, share in whole.items() if share}
+
+    def at(self, position: int) -> tuple[str, int]:
+        """Which sample stands at a position: the source's name, and the index in it."""
+        cycle, offset = divmod(position, len(self._names))
+        order = _shuffled(len(self._names), self.seed, "cycle", cycle)
+        names = [self._names[index] for index in order[: offset + 1]]
+        name = names[-1]
+        drawn = cycle * self._shares[name] + names.count(name) - 1
+        epoch, index = divmod(drawn, len(self.sources[name]))
+        return name, int(_shuffled(len(self.sources[name]), self.seed, name, epoch)[index])
+
+
+@lru_cache(maxsize=64)
+def _shuffled(count: int, seed: int, name: str, round_: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    key = hashlib.sha256(f"{seed}/{name}/{round_}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).permutation(count)
+
+
+def _example(record: Any, folder: Path) -> Example:
+    """A LLaVA or chat record; ValueError says what is wrong with it."""
+    if not isinstance(record, dict):
+        raise ValueError("the record is not an object")
+    if "messages" in record:
+        turns = tuple(_chat_turn(n, turn, folder) for n, turn in _numbered(record, "messages"))
+    elif "conversations" in record:
+        turns = _llava_turns(record, folder)
+    else:
+        raise ValueError("the record has neither `conversations` nor `messages`")
+    example = Example(turns, tuple(_region(one) for one in record.get("regions") or ()))
+    pictures = [medium for medium in example.media if medium.kind == "image"]
+    if example.regions and len(pictures) != 1:
+        raise ValueError(f"regions need one picture, and there are {len(pictures)}")
+    return example
+
+
+def _numbered(record: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any]]]:
+    turns = record[key]
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"`{key}` is not a list of turns")
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict):
+            raise ValueError(f"turn {number} is not an object")
+    return list(enumerate(turns, 1))
+
+
+def _role(number: int, name: Any) -> Literal["system", "user", "assistant"]:
+    if name not in _ROLES:
+        raise ValueError(f"turn {number} is from {name!r}, and not from one of {', '.join(_ROLES)}")
+    return _ROLES[name]  # type: ignore[return-value]
+
+
+def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
+    content = turn.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"turn {number} has no content")
+    parts: list[str | Medium] = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                parts.append(text)
+            case {"type": "image" | "video" as kind, **rest} if isinstance(rest.get(kind), str):
+                parts.append(Medium(kind, folder / rest[kind]))
+            case _:
+                raise ValueError(f"turn {number} has a part that is no text or file: {part!r}")
+    return Turn(_role(number, turn.get("role")), tuple(parts))
+
+
+def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:
+    waiting = {kind: _paths(record, kind, folder) for kind in ("image", "video")}
+    given = {kind: len(paths) for kind, paths in waiting.items()}
+    marked = dict.fromkeys(waiting, 0)
+    turns = []
+    for number, turn in _numbered(record, "conversations"):
+        value = turn.get("value")
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"turn {number} has no text `value`")
+        # split() with a group yields text, kind, text, kind, ..., text.
+        pieces = _MARKER.split(value)
+        parts: list[str | Medium] = []
+        for place, piece in enumerate(pieces):
+            if place % 2 == 0:
+                parts.extend([piece] if piece else [])
+                continue
+            marked[piece] += 1
+            if waiting[piece]:
+                parts.append(waiting[piece].pop(0))
+        turns.append(Turn(_role(number, turn.get("from")), tuple(parts)))
+    for kind, count in given.items():
+        if marked[kind] != count:
+            raise ValueError(
+                f"`{kind}` names {count}, and the turns have {marked[kind]} markers <{kind}>"
+            )
+    return tuple(turns)
+
+
+def _paths(record: dict[str, Any], kind: Literal["image", "video"], folder: Path) -> list[Medium]:
+    given = record.get(kind)
+    names = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"`{kind}` is neither a path nor a list of paths: {given!r}")
+    return [Medium(kind, folder / name) for name in names]
+
+
+def _region(value: Any) -> Region:
+    match value:
+        case {
+            "box": [
+                int() | float() as x0,
+                int() | float() as y0,
+                int() | float() as x1,
+                int() | float() as y1,
+            ],
+            "label": str(label),
+        } if label and x0 < x1 and y0 < y1:
+            return Region((x0, y0, x1, y1), label)
+    raise ValueError(f"a region is not a label and a box x0 < x1, y0 < y1: {value!r}")
+
+
+def bind(names: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
+    """Which path each name of the recipe's mixtures stands for.
+
+    `given` holds `NAME=PATH` for one name, or a bare path for all that have none of their own.
+    """
+    bound: dict[str, Path] = {}
+    everywhere: Path | None = None
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or not name.isidentifier():
+            if everywhere is not None:
+                raise DataError(f"two paths for everything: {everywhere} and {text}; name them")
+            everywhere = Path(text)
+        elif name not in names:
+            raise DataError(f"no stage draws from {name!r}; the stages draw from {_and(names)}")
+        else:
+            bound[name] = Path(path)
+    missing = [name for name in names if name not in bound]
+    if missing and everywhere is None:
+        raise DataError(f"no data for {_and(missing)}: say --data {missing[0]}=PATH")
+    return bound | {name: everywhere for name in missing if everywhere is not None}
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
