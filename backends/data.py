@@ -197,7 +197,7 @@ class Mixture:
 
     sources: Mapping[str, Source]
     ratios: Mapping[str, float]
-    seed: int = 0
+    seed: str = "0"
 
     @cached_property
     def epoch(self) -> int:
@@ -228,7 +228,7 @@ class Mixture:
 
 
 @lru_cache(maxsize=64)
-def _shuffled(count: int, seed: int, name: str, round_: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _shuffled(count: int, seed: str, name: str, round_: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     key = hashlib.sha256(f"{seed}/{name}/{round_}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).permutation(count)
 
@@ -277,8 +277,10 @@ def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
         match part:
             case {"type": "text", "text": str(text)}:
                 parts.append(text)
-            case {"type": "image" | "video" as kind, **rest} if isinstance(rest.get(kind), str):
-                parts.append(Medium(kind, folder / rest[kind]))
+            case {"type": "image", "image": str(name)}:
+                parts.append(Medium("image", folder / name))
+            case {"type": "video", "video": str(name)}:
+                parts.append(Medium("video", folder / name))
             case _:
                 raise ValueError(f"turn {number} has a part that is no text or file: {part!r}")
     return Turn(_role(number, turn.get("role")), tuple(parts))

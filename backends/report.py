@@ -61,14 +61,14 @@ class MetricsFile:
         whole, _, _ = self._path.read_text(encoding="utf-8").rpartition("\n")
         return [Metrics(**json.loads(line)) for line in whole.splitlines()]
 
-    def cut(self, stage: str | None, step: int) -> None:
-        """Drop every line after that step of that stage; all of them if there is no stage."""
-        kept: list[Metrics] = []
-        for metrics in self.read():
-            if stage is None or (metrics.stage == stage and metrics.step > step):
-                break
-            kept.append(metrics)
-        write_text(self._path, "".join(json.dumps(asdict(line)) + "\n" for line in kept))
+    def cut(self, stage: str, step: int) -> None:
+        """Drop every line after that step of that stage."""
+        lines = self.read()
+        kept = max(
+            (n for n, line in enumerate(lines, 1) if line.stage == stage and line.step <= step),
+            default=0,
+        )
+        write_text(self._path, "".join(json.dumps(asdict(line)) + "\n" for line in lines[:kept]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,118 @@
+"""The loss of a batch and its gradients, computed by threads that each take a share of it.
+
+A batch comes cut into shards: parts that are computed one after another (gradient accumulation),
+each for several threads at once (data parallel). The loss is a sum over shards, so gradients are
+added: by each thread over its own shards in order, then over the threads in order. The result
+depends on how many threads there are, never on which is first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Method(Protocol):
+    """A lowered method of a program."""
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+class Gradients:
+    """Losses and gradients of the trained parameters, for one batch after another.
+
+    `prefix` is what no trained parameter can change; it runs without autograd and its outputs are
+    further inputs of `step`. `step` yields `loss`, and each objective as `loss.NAME`.
+    """
+
+    def __init__(
+        self, step: Method, prefix: Method | None, trained: Mapping[str, Tensor], workers: int = 1
+    ) -> None:
+        self._step = step
+        self._prefix = prefix
+        self._trained = dict(trained)
+        self._sums = [
+            {
+                name: torch.empty_like(weight, dtype=torch.float32)
+                for name, weight in trained.items()
+            }
+            for _ in range(workers)
+        ]
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+
+    def of(
+        self, shards: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The losses by name, and a float32 gradient for every trained parameter.
+
+        The gradients are the caller's to change until the next call, which overwrites them.
+        """
+        workers = min(len(self._sums), len(shards))
+        shares = [shards[worker::workers] for worker in range(workers)]
+        run = map if self._pool is None else self._pool.map
+        losses, *others = run(self._share, shares, self._sums)
+        for more in others:
+            _add(losses, more)
+        total, *parts = self._sums[:workers]
+        for part in parts:
+            for name, gradient in total.items():
+                gradient.add_(part[name])
+        return losses, total
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _share(
+        self, shards: Sequence[Mapping[str, Tensor]], sums: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """Compute one thread's shards, add their gradients up in `sums`, and return the losses."""
+        losses, gradients = self._shard(shards[0])
+        # Copied, not kept: autograd may hand out one tensor twice, or one with strides of 0.
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            total.copy_(gradient)
+        for shard in shards[1:]:
+            more, gradients = self._shard(shard)
+            _add(losses, more)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                total.add_(gradient)
+        return losses
+
+    def _shard(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, float], tuple[Tensor, ...]]:
+        if self._prefix is not None:
+            with torch.no_grad():
+                inputs = {**inputs, **self._prefix(inputs)}
+        outputs = self._step(inputs)
+        gradients = torch.autograd.grad(
+            outputs["loss"],
+            tuple(self._trained.values()),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return {name: value.item() for name, value in outputs.items()}, gradients
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[None]:
+    """Share the cores out: inside, each of the workers computes on its part of them."""
+    if workers == 1:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _add(losses: dict[str, float], more: Mapping[str, float]) -> None:
+    for name, loss in more.items():
+        losses[name] += loss
