@@ -24,15 +24,16 @@ def region_words(
     words_CLW: Tensor,
     word_mask_CL: Tensor,
     target_R: Tensor,
+    weight_R: Tensor,
     temperature: float,
 ) -> Tensor:
     """How badly regions of pictures point at their labels: contrastive, over the labels given.
 
     `pool` averages the features of each region, `word_mask` the embedded words of each label;
-    `target` is the label of each region.
+    `target` is the label of each region, `weight` as in `weighted_cross_entropy`.
     """
     mask_CL1 = word_mask_CL.float()[..., None]
     label_CW = (words_CLW.float() * mask_CL1).sum(1) / mask_CL1.sum(1).clamp(min=1)
     region_RW = pool_RM.float() @ features_MW.float()
     unit_RW, unit_CW = (functional.normalize(x, dim=-1) for x in (region_RW, label_CW))
-    return functional.cross_entropy(unit_RW @ unit_CW.mT / temperature, target_R)
+    return weighted_cross_entropy(unit_RW @ unit_CW.mT / temperature, target_R, weight_R)

@@ -76,7 +76,7 @@ class DecoderBlock(nn.Module):
 
 
 class DecoderBlocks(nn.ModuleList):
-    """The blocks of a decoder; `checkpoint` recomputes each in the backward pass."""
+    """The blocks of a decoder; those in `recompute` run again in the backward pass."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class DecoderBlocks(nn.ModuleList):
             DecoderBlock(width, heads, kv_heads, head_dim, ffn, act, norm, eps, qkv_bias)
             for _ in range(depth)
         )
-        self.checkpoint = False
+        self.recompute: frozenset[int] = frozenset()
 
     def forward(
         self,
@@ -110,7 +110,7 @@ class DecoderBlocks(nn.ModuleList):
         for index, block in enumerate(self):
             if caches is not None:
                 x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B)
-            elif self.checkpoint and self.training:
+            elif index in self.recompute:
                 x_BTW = checkpoint(block, x_BTW, cos_BTD, sin_BTD, mask_BTS, use_reentrant=False)
             else:
                 x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS)

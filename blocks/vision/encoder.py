@@ -49,7 +49,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionBlocks(nn.ModuleList):
-    """The blocks of a tower; `checkpoint` recomputes each in the backward pass."""
+    """The blocks of a tower; those in `recompute` run again in the backward pass."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class VisionBlocks(nn.ModuleList):
         super().__init__(
             VisionBlock(width, heads, ffn, act, norm, eps, qkv_bias) for _ in range(depth)
         )
-        self.checkpoint = False
+        self.recompute: frozenset[int] = frozenset()
 
     def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
         """From [N, W] to [N, W]; `cos` and `sin` are float32."""
-        for block in self:
-            if self.checkpoint and self.training:
+        for index, block in enumerate(self):
+            if index in self.recompute:
                 x_NW = checkpoint(block, x_NW, segment_id_N, cos_ND, sin_ND, use_reentrant=False)
             else:
                 x_NW = block(x_NW, segment_id_N, cos_ND, sin_ND)

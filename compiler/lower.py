@@ -1,0 +1,288 @@
+"""Graph -> torch modules: one tree of parameters, and one callable a method.
+
+The tree's `state_dict` has the recipe's names. A method holds the same modules and interprets its
+graph over them, so that a compiler that traces it sees straight-line tensor code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..blocks.adapter.merge import MergeMLP
+from ..blocks.language.attention import cache_mask, segment_mask
+from ..blocks.language.decoder import DecoderBlocks, Embed, Head
+from ..blocks.loss import region_words, weighted_cross_entropy
+from ..blocks.norms import NORMS
+from ..blocks.splice import splice
+from ..blocks.vision.encoder import VisionBlocks
+from ..blocks.vision.patches import PatchEmbed
+from . import ops
+from .graph import Graph
+from .types import DType, Size
+
+if TYPE_CHECKING:
+    from .pipeline import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one operation becomes: a module (None: it owns nothing), and how to call it.
+
+    `run` takes the operation, the module that owns the parameters (perhaps that of another node),
+    and the values of the inputs in order.
+    """
+
+    run: Callable[..., Tensor]
+    make: Callable[[Any], nn.Module] | None = None
+
+
+def _vision_blocks(op: ops.VisionBlocks) -> nn.Module:
+    return VisionBlocks(op.depth, op.width, op.heads, op.ffn, op.act, op.norm, op.eps, op.qkv_bias)
+
+
+def _merge_mlp(op: ops.MergeMLP) -> nn.Module:
+    return MergeMLP(op.area, op.width, op.hidden, op.out, op.act, op.norm, op.eps)
+
+
+def _decoder_blocks(op: ops.DecoderBlocks) -> nn.Module:
+    return DecoderBlocks(
+        op.depth,
+        op.width,
+        op.heads,
+        op.kv_heads,
+        op.head_dim,
+        op.ffn,
+        op.act,
+        op.norm,
+        op.eps,
+        op.qkv_bias,
+    )
+
+
+def _decode(
+    op: ops.DecoderBlocks,
+    block: nn.Module,
+    x_BTW: Tensor,
+    cos_BTD: Tensor,
+    sin_BTD: Tensor,
+    *rest: Any,
+) -> Tensor:
+    if not op.cached:
+        return block(x_BTW, cos_BTD, sin_BTD, segment_mask(*rest))
+    slot_BT, first_B, caches = rest
+    mask_BTS = cache_mask(slot_BT, first_B, caches[0][0].shape[2])
+    return block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches, slot_BT[:, 0])
+
+
+def _take_last(op: ops.TakeLast, block: None, x_BTW: Tensor, position_B: Tensor) -> Tensor:
+    return x_BTW[torch.arange(x_BTW.shape[0], device=x_BTW.device), position_B]
+
+
+LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
+    {
+        ops.PatchEmbed: Row(
+            make=lambda op: PatchEmbed(op.channels, op.frames, op.patch, op.width, op.bias),
+            run=lambda op, block, rows: block(rows),
+        ),
+        ops.VisionBlocks: Row(make=_vision_blocks, run=lambda op, block, *values: block(*values)),
+        ops.MergeMLP: Row(make=_merge_mlp, run=lambda op, block, x: block(x)),
+        ops.Embed: Row(
+            make=lambda op: Embed(op.vocab, op.width), run=lambda op, block, ids: block(ids)
+        ),
+        ops.DecoderBlocks: Row(make=_decoder_blocks, run=_decode),
+        ops.Norm: Row(
+            make=lambda op: NORMS[op.kind](op.width, op.eps), run=lambda op, block, x: block(x)
+        ),
+        # A tied head finds the module of the embedding here: only the table is the same.
+        ops.Head: Row(
+            make=lambda op: Head(op.vocab, op.width),
+            run=lambda op, block, x: functional.linear(x, block.weight),
+        ),
+        ops.Concat: Row(run=lambda op, block, *rows: torch.cat(rows)),
+        ops.Splice: Row(run=lambda op, block, *values: splice(*values)),
+        ops.TakeRows: Row(run=lambda op, block, x, index: x.flatten(0, 1)[index]),
+        ops.TakeLast: Row(run=_take_last),
+        ops.CrossEntropy: Row(run=lambda op, block, *values: weighted_cross_entropy(*values)),
+        ops.RegionWords: Row(run=lambda op, block, *values: region_words(*values, op.temperature)),
+        ops.Add: Row(run=lambda op, block, *terms: torch.stack(terms).sum(0)),
+    }
+)
+"""Every operation but those that the host feeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What a method takes under one name: sizes, some of them symbols, and the dtype."""
+
+    sizes: tuple[Size, ...]
+    dtype: torch.dtype
+
+
+class Scope(nn.Module):
+    """A name in the middle of a path, such as `vit` in `vit.blocks`."""
+
+    def place(self, path: str, module: nn.Module) -> None:
+        """Puts a module at a path below this one."""
+        name, _, rest = path.partition(".")
+        if not rest:
+            self.add_module(name, module)
+            return
+        if name not in self._modules:
+            self.add_module(name, Scope())
+        inner = self._modules[name]
+        assert isinstance(inner, Scope), f"{path} lies inside a module"
+        inner.place(rest, module)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One node, ready to run."""
+
+    name: str
+    op: ops.Operation
+    run: Callable[..., Tensor]
+    module: nn.Module | None
+    inputs: tuple[str, ...]
+
+
+class MethodModule(Scope):
+    """One method: tensors in by name, tensors out by name; caches are updated in place.
+
+    Its `state_dict` holds what the method uses, under the names of the whole tree, so that
+    `torch.func.functional_call` takes parameters by the recipe's names.
+    """
+
+    def __init__(self, graph: Graph, modules: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.graph = graph
+        self.signature = signature(graph, dtype)
+        self.outputs = dict(graph.outputs)
+        self._caches = {
+            node.name: node.op.layers for node in graph if isinstance(node.op, ops.Cache)
+        }
+        self._inputs = [node.name for node in graph if isinstance(node.op, ops.Input)]
+        self._steps: list[_Step] = []
+        for node in graph:
+            if isinstance(node.op, ops.Input | ops.Cache):
+                continue
+            row = LOWERING[type(node.op)]
+            owner = modules[node.module] if row.make else None
+            self._steps.append(_Step(node.name, node.op, row.run, owner, node.inputs))
+        for name in dict.fromkeys(node.module for node in graph if node.module in modules):
+            self.place(name, modules[name])
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of the method; of `inputs`, only those of `signature` are looked at."""
+        values = self.values(inputs)
+        return {name: values[node] for name, node in self.outputs.items()}
+
+    def values(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What every node of the graph yields, by name: for tests, and for looking inside.
+
+        A cache is the list of its layers' (keys, values).
+        """
+        values: dict[str, Any] = {name: inputs[name] for name in self._inputs}
+        for name, layers in self._caches.items():
+            values[name] = [
+                (inputs[f"{name}.{i}.k"], inputs[f"{name}.{i}.v"]) for i in range(layers)
+            ]
+        for step in self._steps:
+            arguments = [values[name] for name in step.inputs]
+            values[step.name] = step.run(step.op, step.module, *arguments)
+        return values
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program as torch modules: `module` owns the parameters, `methods` share them."""
+
+    program: Program
+    module: Scope
+    methods: Mapping[str, MethodModule]
+    dtype: torch.dtype
+
+    def init(self, seed: int) -> None:
+        """Starts every parameter as its declaration says.
+
+        Each draws from a generator of its own, made from the seed and the name: a parameter starts
+        the same whichever others the model has.
+        """
+        with torch.no_grad():
+            for name, tensor in self.module.state_dict(keep_vars=True).items():
+                tensor.copy_(_initial(name, self.program.parameters[name], seed))
+
+
+def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Lowered:
+    """The modules of a program, their memory not yet filled: `Lowered.init` or load weights next.
+
+    On the device "meta" nothing is allocated: shapes and names only.
+    """
+    modules: dict[str, nn.Module] = {}
+    tree = Scope()
+    with torch.device("meta"):
+        for graph in program.methods.values():
+            for node in graph:
+                make = LOWERING[type(node.op)].make if type(node.op) in LOWERING else None
+                if make and node.module == node.name and node.name not in modules:
+                    modules[node.name] = make(node.op)
+                    tree.place(node.name, modules[node.name])
+    tree.to(dtype)
+    if device != "meta":
+        tree.to_empty(device=device)
+    methods = {name: MethodModule(graph, modules, dtype) for name, graph in program.methods.items()}
+    lowered = Lowered(program, tree, MappingProxyType(methods), dtype)
+    _verify(lowered)
+    return lowered
+
+
+def signature(graph: Graph, dtype: torch.dtype) -> dict[str, Feed]:
+    """What a method must be fed, in the order of its graph; a cache as one pair a layer."""
+    dtypes: dict[DType, torch.dtype] = {
+        "float": dtype,
+        "f32": torch.float32,
+        "i64": torch.int64,
+    }
+    feeds: dict[str, Feed] = {}
+    for node in graph:
+        if isinstance(node.op, ops.Input):
+            feeds[node.name] = Feed(node.op.type.sizes, dtypes[node.op.type.dtype])
+        elif isinstance(node.op, ops.Cache):
+            kind = node.op.result()
+            for layer in range(node.op.layers):
+                for half in ("k", "v"):
+                    feeds[f"{node.name}.{layer}.{half}"] = Feed(kind.sizes[2:], dtypes[kind.dtype])
+    return feeds
+
+
+def _initial(name: str, param: ops.Param, seed: int) -> Tensor:
+    if param.init.kind == "zeros":
+        return torch.zeros(param.shape)
+    if param.init.kind == "ones":
+        return torch.ones(param.shape)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+    return torch.randn(param.shape, generator=generator) * param.init.scale
+
+
+def _verify(lowered: Lowered) -> None:
+    """The modules own what the graph declared, name by name and shape by shape."""
+    declared = {
+        name: param.shape
+        for name, param in lowered.program.parameters.items()
+        if name not in lowered.program.ties
+    }
+    made = {name: tuple(tensor.shape) for name, tensor in lowered.module.state_dict().items()}
+    wrong = {
+        name: (declared.get(name), made.get(name))
+        for name in declared | made
+        if declared.get(name) != made.get(name)
+    }
+    assert not wrong, f"blocks and operations disagree (declared, made): {wrong}"
