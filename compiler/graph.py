@@ -12,8 +12,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..dsl.recipe import Lora
 from ..dsl.source import Span
-from .ops import Operation, Param
+from .ops import Input, Operation, Param
 from .types import Size, TensorType
 
 if TYPE_CHECKING:
@@ -40,10 +41,20 @@ class Node:
     frozen: bool = False
     loc: Span | None = field(default=None, compare=False)
 
+    @classmethod
+    def fed(cls, name: str, type: TensorType, *, still: bool = False) -> Node:
+        """What the host feeds under this name."""
+        return cls(name, Input(type, still), type=type)
+
     @property
     def module(self) -> str:
         """The node that owns the parameters: itself, or the one that `weights` names."""
         return self.weights or self.name
+
+    @property
+    def parameters(self) -> dict[str, Param]:
+        """What it uses, by full name; empty where it has none."""
+        return {f"{self.module}.{name}": param for name, param in self.op.parameters().items()}
 
 
 @dataclass(frozen=True)
@@ -135,11 +146,7 @@ class Graph:
 
     def parameters(self) -> dict[str, Param]:
         """Every parameter that the graph uses, by full name, each once, in the order of use."""
-        return {
-            f"{node.module}.{name}": param
-            for node in self
-            for name, param in node.op.parameters().items()
-        }
+        return {name: param for node in self for name, param in node.parameters.items()}
 
 
 Methods = dict[str, Graph]
@@ -150,13 +157,16 @@ Methods = dict[str, Graph]
 class Program:
     """What is lowered: methods that share parameters, and what the host does around them.
 
-    `parameters` lists each parameter once, by its full name; `ties` says which name of a module
-    stands for the parameter of another (`lm.head.weight` -> `lm.embed.weight`); `trained` names the
-    parameters that learn (none for inference); `spec` describes the host's part as plain JSON data.
+    `parameters` lists each parameter of the whole model once, by its full name, also those that no
+    method uses; `ties` says which name of a module stands for the parameter of another
+    (`lm.head.weight` -> `lm.embed.weight`); `trained` names the parameters that learn (none for
+    inference); `adapted` says which matrices add a low-rank change, of the parameters `.lora_a` and
+    `.lora_b` beside them, to their own; `spec` describes the host's part as plain JSON data.
     """
 
     methods: Methods
     parameters: Mapping[str, Param]
     ties: Mapping[str, str]
     trained: frozenset[str]
+    adapted: Mapping[str, Lora]
     spec: Mapping[str, Any]

@@ -121,10 +121,14 @@ def _wants(port: int, inputs: tuple[TensorType, ...], *sizes: Size | str | None)
 
 @dataclass(frozen=True, slots=True)
 class Input(Plain):
-    """What the host feeds under the node's name."""
+    """What the host feeds under the node's name.
+
+    `still`: patches of pictures, so all frames of a row are the same.
+    """
 
     name: ClassVar[str] = "input"
     type: TensorType
+    still: bool = False
 
     def result(self, *inputs: TensorType) -> TensorType:
         """As declared."""
@@ -435,19 +439,22 @@ class CrossEntropy(Plain):
 class RegionWords(Plain):
     """Contrasts the mean feature of each region with the mean embedding of each label.
 
-    Cross entropy of normalize(pool @ features) @ normalize(mean of words)^T / temperature.
+    The weighted sum over regions of the cross entropy of
+    normalize(pool @ features) @ normalize(mean of words)^T / temperature, in float32.
     """
 
     name: ClassVar[str] = "region_words"
     temperature: float
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(features [M, W], pool [R, M], words [C, L, W], word_mask [C, L], target [R]) -> []."""
+        """(features [M, W], pool [R, M], words [C, L, W], mask [C, L], target [R], weight [R])
+        -> []."""
         rows, width = inputs[0].sizes
         _wants(1, inputs, None, rows)
         _wants(2, inputs, None, None, width)
         _wants(3, inputs, *inputs[2].sizes[:2])
-        _wants(4, inputs, inputs[1].sizes[0])
+        for port in (4, 5):
+            _wants(port, inputs, inputs[1].sizes[0])
         return TensorType((), "f32")
 
 

@@ -1,0 +1,187 @@
+"""Which parameters a stage trains, freezes and adapts: each of them in exactly one way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..dsl.diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest
+from ..dsl.recipe import Lora, Lr, Recipe, Selector
+from .build import build
+from .graph import Graph
+from .ops import ZEROS, Embed, Param
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What becomes of each parameter in a stage, in the order of the model.
+
+    `factors` gives the learning rate of each trained parameter in units of the stage's; `adapted`
+    gives, for each matrix that keeps its values and learns a low-rank change, what was asked for.
+    """
+
+    trained: Mapping[str, Param]
+    frozen: Mapping[str, Param]
+    adapted: Mapping[str, Lora]
+    factors: Mapping[str, float]
+
+    @property
+    def added(self) -> dict[str, Param]:
+        """The matrices that adaptation adds: for `x.weight`, `x.lora_a` and `x.lora_b`."""
+        every = dict[str, Param]()
+        for name, lora in self.adapted.items():
+            out, into = self.frozen[name].shape
+            stem = name.removesuffix(".weight")
+            every[f"{stem}.lora_a"] = Param((lora.rank, into))
+            every[f"{stem}.lora_b"] = Param((out, lora.rank), ZEROS)
+        return every
+
+    @property
+    def learning(self) -> frozenset[str]:
+        """All that gets a gradient, added matrices included."""
+        return frozenset(self.trained) | frozenset(self.added)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One entry of `train` or `freeze`, and the parameters that it speaks of."""
+
+    path: str
+    entry: Selector | Lora | Lr
+    trains: bool
+    names: tuple[str, ...]
+
+    @property
+    def adapts(self) -> bool:
+        """A low-rank change: the parameters themselves stay as they are."""
+        return isinstance(self.entry, Lora)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the parameters themselves stay as they are."""
+        return self.adapts or not self.trains
+
+    @property
+    def selector(self) -> Selector:
+        """What it selects."""
+        return self.entry if isinstance(self.entry, Selector) else self.entry.target
+
+
+def coverage(recipe: Recipe, stage: str) -> Coverage:
+    """What becomes of each parameter in a stage; RecipeError when it is not exactly one thing."""
+    findings = Findings()
+    found = cover(recipe, stage, findings)
+    findings.raise_if_any()
+    return found
+
+
+def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
+    """The same, with the mistakes gathered; what is claimed twice goes to the first claim."""
+    graph = build(recipe)
+    parameters = graph.parameters()
+    claims = list(_claims(recipe, stage, graph))
+    adapted, owner = dict[str, Lora](), dict[str, _Claim]()
+    for claim in claims:
+        if not claim.names:
+            findings.add(_empty(recipe, claim, parameters))
+        clashes = dict.fromkeys(
+            owner[name].path for name in claim.names if name in owner and _clash(claim, owner[name])
+        )
+        for path in clashes:
+            findings.add(_overlap(recipe, claim, next(c for c in claims if c.path == path)))
+        for name in claim.names:
+            if isinstance(claim.entry, Lora):
+                adapted[name] = claim.entry
+            owner.setdefault(name, claim)
+    missing = [name for name in parameters if name not in owner]
+    if missing:
+        findings.add(_unlisted(recipe, stage, missing))
+    trained = {n: p for n, p in parameters.items() if n in owner and not owner[n].keeps}
+    factors = {n: e.factor if isinstance(e := owner[n].entry, Lr) else 1.0 for n in trained}
+    frozen = {name: param for name, param in parameters.items() if name not in trained}
+    if not trained and not adapted and not findings:
+        findings.add(_idle(recipe, stage))
+    return Coverage(trained, frozen, adapted, factors)
+
+
+def _claims(recipe: Recipe, name: str, graph: Graph) -> Iterator[_Claim]:
+    stage, parameters = recipe.stages[name], graph.parameters()
+    tables = {n for node in graph if isinstance(node.op, Embed) for n in node.parameters}
+    for setting, entries in (("train", stage.train), ("freeze", stage.freeze)):
+        for index, entry in enumerate(entries):
+            selector = entry if isinstance(entry, Selector) else entry.target
+            chosen = [n for n in parameters if selector.matches(n)]
+            if isinstance(entry, Lora):
+                # Low rank is a notion of linear layers: matrices that are no table.
+                chosen = [n for n in chosen if len(parameters[n].shape) == 2 and n not in tables]
+            path = f"{name}.{setting}.{index}"
+            yield _Claim(path, entry, setting == "train", tuple(chosen))
+
+
+def _clash(one: _Claim, other: _Claim) -> bool:
+    """A frozen matrix may be adapted; any other double claim is a mistake."""
+    return not (one.keeps and other.keeps and one.adapts != other.adapts)
+
+
+def _label(recipe: Recipe, path: str, text: str, *, primary: bool = True) -> tuple[Label, ...]:
+    span = recipe.span(path)
+    return (Label(span, text, primary),) if span else ()
+
+
+def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Diagnostic:
+    chosen = str(claim.selector)
+    known = {
+        ".".join(part for part in name.split(".") if not part.isdigit()) for name in parameters
+    }
+    prefixes = {name.rsplit(".", depth)[0] for name in known for depth in range(1, 5)}
+    near = nearest(chosen, sorted(prefixes))
+    what = "no linear layer" if claim.adapts else "no parameter"
+    return Diagnostic(
+        "F603",
+        f"`{chosen}` matches {what}",
+        _label(recipe, claim.path, f"{what} of this model is at or below it"),
+        "a selector that matches nothing is a slip: the stage would do less than it says",
+        Fix(f"write `{near}`" if near else "name a part of the model, or leave it out"),
+    )
+
+
+def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
+    shared = [name for name in claim.names if name in set(other.names)]
+    return Diagnostic(
+        "F602",
+        f"`{claim.selector}` and `{other.selector}` both claim `{shared[0]}`",
+        _label(recipe, claim.path, f"{_verb(claim)} it, and {len(shared) - 1:,} more")
+        + _label(recipe, other.path, f"{_verb(other)} it", primary=False),
+        "a stage does one thing with each parameter, or nobody can say what it does",
+        Fix("name them in one place: narrow one of the two selectors"),
+    )
+
+
+def _verb(claim: _Claim) -> str:
+    return "adapts" if claim.adapts else "trains" if claim.trains else "freezes"
+
+
+def _unlisted(recipe: Recipe, stage: str, missing: list[str]) -> Diagnostic:
+    tops = _tops(missing)
+    return Diagnostic(
+        "F601",
+        f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",
+        _label(recipe, f"{stage}.train", f"{len(missing):,} parameters are in neither list"),
+        "every parameter is trained or frozen by name; there is no default",
+        Fix(f"add {listing(tops, 4)} to `train` or to `freeze`"),
+    )
+
+
+def _tops(names: list[str]) -> list[str]:
+    """The shortest way to name parameters: by their first two names, or by the part alone."""
+    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+
+
+def _idle(recipe: Recipe, stage: str) -> Diagnostic:
+    return Diagnostic(
+        "F609",
+        f"stage `{stage}` trains nothing",
+        _label(recipe, f"{stage}.train", "nothing of this learns"),
+        "a stage without a trained parameter cannot change the model",
+        Fix("name a part in `train`, or drop the stage"),
+    )

@@ -1,0 +1,218 @@
+"""From a recipe to the methods that are lowered: which passes, in which order.
+
+The passes of inference and of training stand in `inference_passes` and `training_passes`, from the
+first to the last. A `Watcher` sees what each of them made.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..dsl.recipe import Layout, Recipe, RegionWords, RepeatItem
+from .build import build
+from .coverage import Coverage, coverage
+from .graph import Graph, Methods, Program
+from .ops import Head, Param
+from .passes.add_losses import AddLosses, MatchRegions, NextToken, Objective
+from .passes.drop_unused import DropUnused
+from .passes.fold_still_frames import FoldStillFrames
+from .passes.freeze import Freeze
+from .passes.infer_shapes import InferShapes
+from .passes.keep_cache import KeepCache
+from .passes.place_tokens import PlaceTokens
+from .passes.score_last import ScoreLast
+from .passes.split_methods import SplitInference, SplitTraining
+from .passes.tie_weights import TieWeights
+from .spec import feed_spec
+from .tokens import meaning_of
+from .verify import verify
+
+
+class Pass(Protocol):
+    """From one valid graph to another, the old one left as it was."""
+
+    def run(self, graph: Graph) -> Graph:
+        """The new graph."""
+        ...
+
+
+class Split(Protocol):
+    """From one graph to several methods."""
+
+    def run(self, graph: Graph) -> Methods:
+        """The methods, by name."""
+        ...
+
+
+WHOLE = "model"
+"""The name of the one graph that there is before it is split into methods."""
+
+
+def model_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
+    """What every use of a recipe begins with, in order."""
+    return (
+        InferShapes(),
+        PlaceTokens(meaning_of(recipe)),
+        TieWeights(),
+        FoldStillFrames(),
+    )
+
+
+def inference_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
+    """The passes of a mode, in order."""
+    return (
+        *model_passes(recipe),
+        KeepCache(),
+        ScoreLast(),
+        DropUnused(),
+        SplitInference(tuple(recipe.encoders)),
+    )
+
+
+def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass | Split, ...]:
+    """The passes of a stage, in order."""
+    return (
+        *model_passes(recipe),
+        AddLosses({name: _objective(recipe, name) for name in recipe.stages[stage].loss}),
+        DropUnused(),
+        Freeze(covered.trained.keys() | covered.adapted.keys()),
+        SplitTraining(),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What there is after a pass, and how long the pass took, in seconds."""
+
+    name: str
+    methods: Methods
+    seconds: float
+
+
+class Watcher:
+    """Stands between any two passes: verifies what the one made before the next may see it.
+
+    `steps` keeps what there was after each, `build` first, for whoever wants to print it.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def saw(self, name: str, methods: Methods, seconds: float) -> None:
+        """A pass is done; AssertionError when it broke a promise."""
+        verify(methods)
+        self.steps.append(Step(name, methods, seconds))
+
+    def after(self, name: str) -> Methods:
+        """What there was after a pass; KeyError when no such pass ran."""
+        for step in reversed(self.steps):
+            if step.name == name:
+                return step.methods
+        raise KeyError(name)
+
+
+def run(graph: Graph, passes: Iterable[Pass | Split], watcher: Watcher) -> Methods:
+    """Hands the graph from pass to pass."""
+    methods: Methods = {WHOLE: graph}
+    watcher.saw("build", methods, 0.0)
+    for step in passes:
+        started = time.perf_counter()
+        made = Methods()
+        for name, before in methods.items():
+            after = step.run(before)
+            made |= {name: after} if isinstance(after, Graph) else after
+        methods = made
+        watcher.saw(name_of(step), methods, time.perf_counter() - started)
+    return methods
+
+
+def name_of(step: Pass | Split) -> str:
+    """The name of a pass as a person writes it: `drop_unused`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(step).__name__).lower()
+
+
+def model(recipe: Recipe, *, watcher: Watcher | None = None) -> Graph:
+    """The whole model with types, as every stage and mode begins with it."""
+    return run(build(recipe), model_passes(recipe), watcher or Watcher())[WHOLE]
+
+
+def for_inference(
+    recipe: Recipe,
+    mode: str,
+    *,
+    media: Iterable[str] | None = None,
+    watcher: Watcher | None = None,
+) -> Program:
+    """The program of a mode: its vision methods, `project`, `prefill` and `decode`.
+
+    `media` names the inputs that it must take; by default those that its layout can place.
+    RecipeError when the parts of the recipe do not fit together.
+    """
+    chosen = recipe.modes[mode]
+    seen = placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media
+    methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
+    return _program(recipe, methods, feed_spec(recipe, chosen))
+
+
+def for_training(
+    recipe: Recipe,
+    stage: str,
+    *,
+    media: Iterable[str] | None = None,
+    watcher: Watcher | None = None,
+) -> Program:
+    """The program of a stage: `prefix`, all that needs no gradient (if any), and `step`.
+
+    `media` is as for inference: a step without pictures, say, for the batches that have none.
+    RecipeError when the stage does not say exactly one thing of each parameter.
+    """
+    chosen, covered = recipe.stages[stage], coverage(recipe, stage)
+    layouts = [recipe.layouts[name] for name in chosen.layout]
+    seen = placed(recipe, layouts) if media is None else media
+    methods = run(
+        build(recipe, media=seen), training_passes(recipe, stage, covered), watcher or Watcher()
+    )
+    return _program(recipe, methods, feed_spec(recipe, chosen), covered)
+
+
+def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
+    """The inputs for which one of the layouts reserves places."""
+    rules = [rule for layout in layouts for rule in layout.rules.values()]
+    marked = {rule.name for rule in rules if any(isinstance(i, RepeatItem) for i in rule.items)}
+    return [medium for medium in recipe.inputs if medium in marked]
+
+
+def _objective(recipe: Recipe, name: str) -> Objective:
+    if name == "lm":
+        return NextToken()
+    match recipe.objectives[name]:
+        case RegionWords(regions=regions, words=words, temperature=temperature):
+            return MatchRegions(regions, words, temperature)
+
+
+def _program(
+    recipe: Recipe,
+    methods: Methods,
+    spec: dict[str, object],
+    covered: Coverage | None = None,
+) -> Program:
+    whole = build(recipe)
+    ties = {
+        f"{node.name}.weight": f"{node.weights}.weight"
+        for graph in methods.values()
+        for node in graph
+        if isinstance(node.op, Head) and node.op.tied
+    }
+    added: dict[str, Param] = covered.added if covered else {}
+    return Program(
+        methods,
+        whole.parameters() | added,
+        ties,
+        covered.learning if covered else frozenset(),
+        covered.adapted if covered else {},
+        spec,
+    )

@@ -1,0 +1,131 @@
+"""What resizing does to sizes, as functions of the size algebra.
+
+Each computes with the rule that the processor itself runs (`blocks.input.sizes`), so that a proof
+and a run cannot differ; what is here of its own is how far the result can go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..blocks.input.sizes import ClipRule, SizeRule
+from .types import Bounds, Call, Function, Option, Size
+
+
+def _fit(
+    width: int, height: int, *, multiple: int, least: int, most: int, aspect: float = 0
+) -> int:
+    rule = SizeRule(multiple, least, most, patch=multiple, aspect=aspect or None)
+    return rule.tokens(rule.image_grid(width, height))
+
+
+def _fit_frame(
+    width: int,
+    height: int,
+    frames: int,
+    *,
+    multiple: int,
+    least: int,
+    most: int,
+    cap: int = 0,
+    slack: float = 1.0,
+    per: int = 1,
+    aspect: float = 0,
+) -> int:
+    # The frames are chosen already: of the clip's rule only its cap matters.
+    clip = ClipRule(rate=1, least=1, most=frames, step=1, cap=cap or None, slack=slack)
+    rule = SizeRule(
+        multiple,
+        least,
+        most,
+        patch=multiple,
+        frames_per_patch=per,
+        aspect=aspect or None,
+        clip=clip,
+    )
+    return math.prod(rule.resized_frame(width, height, frames)) // multiple**2
+
+
+def _fit_bound(*_: Bounds, least: int, most: int, aspect: float = 0, **_rest: Option) -> Bounds:
+    return Bounds(_fewest(least, most, aspect), _greatest(least, most, aspect))
+
+
+def _fit_frame_bound(
+    width: Bounds,
+    height: Bounds,
+    frames: Bounds,
+    *,
+    least: int,
+    most: int,
+    cap: int = 0,
+    slack: float = 1.0,
+    per: int = 1,
+    aspect: float = 0,
+    **_rest: Option,
+) -> Bounds:
+    """The longest clip leaves the least to a frame, the shortest the most."""
+
+    def room(count: int | None) -> int:
+        if not cap:
+            return most
+        share = cap if count == 0 else 0 if count is None else cap * per // count
+        return max(min(most, share), math.ceil(least * slack))
+
+    tightest = room(frames.most)
+    return Bounds(
+        _fewest(min(least, tightest), tightest, aspect),
+        _greatest(least, room(frames.least), aspect),
+    )
+
+
+def _greatest(least: int, most: int, aspect: float) -> int | None:
+    """The budget, unless a thin picture outgrows it: one row that may not become none, or the
+    rounding up of a picture that is enlarged."""
+    if not aspect:
+        return None
+    return max(most, math.isqrt(math.ceil(aspect * most)), math.ceil(math.sqrt(aspect * least)) + 1)
+
+
+def _fewest(least: int, most: int, aspect: float) -> int:
+    """The least, unless a shrunken picture falls below it by rounding down."""
+    if not aspect:
+        return 1
+    shorter = math.sqrt(most / aspect)
+    shrunken = max(1, math.floor(shorter)) * max(1, math.floor(math.sqrt(most * aspect)))
+    return min(least, shrunken)
+
+
+FIT = Function("fit", _fit, _fit_bound)
+FIT_FRAME = Function("fit_frame", _fit_frame, _fit_frame_bound)
+
+FUNCTIONS: Mapping[str, Function] = {function.name: function for function in (FIT, FIT_FRAME)}
+"""Every function that a size may call, by the name that its text uses."""
+
+
+def fit(width: Size, height: Size, **options: Option) -> Size:
+    """Squares of `multiple` by `multiple` pixels in a picture resized to hold `least` to `most`.
+
+    `aspect` bounds the longer side over the shorter; 0 says that nothing does.
+
+    >>> from triptych.compiler.types import bounds, evaluate
+    >>> str(bounds(fit(1, 1, multiple=28, least=4, most=64, aspect=200), {}))
+    '4..113'
+    >>> evaluate(fit(1280, 720, multiple=28, least=4, most=16384, aspect=200), {})
+    1196
+    """
+    return Call(FIT, (width, height), tuple(options.items()))
+
+
+def fit_frame(width: Size, height: Size, frames: Size, **options: Option) -> Size:
+    """Squares in each of the `frames` seen of a clip; see `fit`.
+
+    `cap` bounds the squares of the whole clip, of which each `per` frames share theirs, but never
+    presses a frame below `slack` times `least`; a cap of 0 bounds nothing.
+
+    >>> from triptych.compiler.types import evaluate
+    >>> limits = {"multiple": 28, "least": 128, "most": 768, "cap": 16384, "slack": 1.05, "per": 2}
+    >>> evaluate(fit_frame(1280, 720, 20, **limits), {})
+    720
+    """
+    return Call(FIT_FRAME, (width, height, frames), tuple(options.items()))
