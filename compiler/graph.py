@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..dsl.recipe import Lora
 from ..dsl.source import Span
 from .ops import Input, Operation, Param
-from .types import Size, TensorType
+from .types import Bounds, Size, TensorType
 
 if TYPE_CHECKING:
     import networkx
@@ -161,7 +161,8 @@ class Program:
     method uses; `ties` says which name of a module stands for the parameter of another
     (`lm.head.weight` -> `lm.embed.weight`); `trained` names the parameters that learn (none for
     inference); `adapted` says which matrices add a low-rank change, of the parameters `.lora_a` and
-    `.lora_b` beside them, to their own; `spec` describes the host's part as plain JSON data.
+    `.lora_b` beside them, to their own; `limits` bounds the symbols in the types of the methods;
+    `spec` describes the host's part as plain JSON data.
     """
 
     methods: Methods
@@ -169,4 +170,5 @@ class Program:
     ties: Mapping[str, str]
     trained: frozenset[str]
     adapted: Mapping[str, Lora]
+    limits: Mapping[str, Bounds]
     spec: Mapping[str, Any]

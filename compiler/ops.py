@@ -386,14 +386,15 @@ class TakeRows(Plain):
 
 @dataclass(frozen=True, slots=True)
 class TakeLast(Plain):
-    """One row of each sequence: the one whose position in T is given."""
+    """The last row of each sequence, whose position in T is given where sequences are padded."""
 
     name: ClassVar[str] = "take_last"
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(x [B, T, W], position [B]) -> [B, W]."""
+        """(x [B, T, W], position [B] or nothing: T - 1) -> [B, W]."""
         batch, _, width = inputs[0].sizes
-        _wants(1, inputs, batch)
+        if len(inputs) > 1:
+            _wants(1, inputs, batch)
         return TensorType((batch, width))
 
 

@@ -28,7 +28,8 @@ from .passes.score_last import ScoreLast
 from .passes.split_methods import SplitInference, SplitTraining
 from .passes.tie_weights import TieWeights
 from .spec import feed_spec
-from .tokens import meaning_of
+from .tokens import inference_limits, meaning_of, training_limits
+from .types import Bounds
 from .verify import verify
 
 
@@ -153,9 +154,10 @@ def for_inference(
     RecipeError when the parts of the recipe do not fit together.
     """
     chosen = recipe.modes[mode]
-    seen = placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media
+    seen = tuple(placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media)
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
-    return _program(recipe, methods, feed_spec(recipe, chosen))
+    limits = inference_limits(recipe, chosen, seen)
+    return _program(recipe, methods, limits, feed_spec(recipe, chosen))
 
 
 def for_training(
@@ -172,11 +174,12 @@ def for_training(
     """
     chosen, covered = recipe.stages[stage], coverage(recipe, stage)
     layouts = [recipe.layouts[name] for name in chosen.layout]
-    seen = placed(recipe, layouts) if media is None else media
+    seen = tuple(placed(recipe, layouts) if media is None else media)
     methods = run(
         build(recipe, media=seen), training_passes(recipe, stage, covered), watcher or Watcher()
     )
-    return _program(recipe, methods, feed_spec(recipe, chosen), covered)
+    limits = training_limits(recipe, chosen, seen)
+    return _program(recipe, methods, limits, feed_spec(recipe, chosen), covered)
 
 
 def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
@@ -197,6 +200,7 @@ def _objective(recipe: Recipe, name: str) -> Objective:
 def _program(
     recipe: Recipe,
     methods: Methods,
+    limits: dict[str, Bounds],
     spec: dict[str, object],
     covered: Coverage | None = None,
 ) -> Program:
@@ -214,5 +218,6 @@ def _program(
         ties,
         covered.learning if covered else frozenset(),
         covered.adapted if covered else {},
+        limits,
         spec,
     )

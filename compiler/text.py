@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from textwrap import wrap
 from typing import Any, get_args
 
 from .graph import Graph, Methods, Node
@@ -60,19 +59,32 @@ def text_of_methods(methods: Methods, *, places: bool = False) -> str:
 def _lines(node: Node, places: bool) -> Iterator[str]:
     """A node on one line, or on several when it is long."""
     head = " ".join([f"%{node.name} = {node.op.name}", *(f"%{name}" for name in node.inputs)])
-    facts = ", ".join(f"{name} = {value}" for name, value in _facts(node.op).items())
+    facts = [f"{name} = {value}" for name, value in _facts(node.op).items()]
     tail = [f"using {node.weights}"] if node.weights else []
     tail += ["frozen"] if node.frozen else []
     tail += [f": {node.type}"] if node.type else []
-    pieces = [head, f"{{{facts}}}" if facts else "", " ".join(tail)]
     remark = f"  # {node.loc}" if places and node.loc else ""
-    line = " ".join(piece for piece in pieces if piece)
+    line = " ".join([head, *([f"{{{', '.join(facts)}}}"] if facts else []), *tail])
     if len(line) <= WIDTH:
         yield line + remark
         return
     yield head + remark
-    for piece in pieces[1:]:
-        yield from wrap(piece, WIDTH, initial_indent="    ", subsequent_indent="     ")
+    yield from _filled(facts)
+    if tail:
+        yield f"    {' '.join(tail)}"
+
+
+def _filled(facts: list[str]) -> Iterator[str]:
+    """Facts in braces, as many on a line as there is room for."""
+    line = "    {"
+    for index, fact in enumerate(facts):
+        piece = fact + ("," if index + 1 < len(facts) else "}")
+        if len(line) + len(piece) + 1 > WIDTH:
+            yield line.rstrip()
+            line = "     "
+        line += f"{piece} "
+    if facts:
+        yield line.rstrip()
 
 
 def _facts(op: Operation) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
+
 from ..blocks.input.sizes import ClipRule, SizeRule
-from ..dsl.recipe import ImageInput, MergeMLP, Recipe, VideoInput, ViT
+from ..dsl.recipe import ImageInput, MergeMLP, Mode, Recipe, Stage, VideoInput, ViT
 from .sizing import fit, fit_frame
-from .types import Option, Size, Symbol, divide, multiply, total
+from .types import Bounds, Option, Size, Symbol, divide, multiply, total
 
 
 def size_rule(recipe: Recipe, medium: str) -> SizeRule:
@@ -80,3 +83,42 @@ def meaning_of(recipe: Recipe) -> dict[str, Size]:
         meaning[f"{medium}.patches"] = multiply(rows * columns, total(medium, each))
         meaning[each.name] = item_tokens(recipe, medium)
     return meaning
+
+
+def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[str, Bounds]:
+    """How large the symbols of a mode's methods can be, in one call.
+
+    The features of a prompt are part of it, so its length bounds them, and they the patches.
+    """
+    assert recipe.lm
+    prompt, batch = mode.prompt.high, Bounds(mode.batch.at_least(1), mode.batch.high)
+    areas = {medium: math.prod(window_of(recipe, medium)) for medium in media}
+    return {
+        "batch": batch,
+        "length": Bounds(1, prompt),
+        "slots": Bounds(1, min(prompt + mode.new, recipe.lm.context)),
+        **_rows(areas, prompt * mode.batch.high),
+    }
+
+
+def training_limits(recipe: Recipe, stage: Stage, media: Iterable[str]) -> dict[str, Bounds]:
+    """How large the symbols of a stage's methods can be, in one call."""
+    assert recipe.lm
+    length = stage.pack or recipe.lm.context
+    areas = {medium: math.prod(window_of(recipe, medium)) for medium in media}
+    return {
+        "batch": Bounds(1, stage.batch),
+        "length": Bounds(1, length),
+        "targets": Bounds(1, stage.batch * length),
+        **_rows(areas, stage.batch * length),
+    }
+
+
+def _rows(areas: Mapping[str, int], tokens: int) -> dict[str, Bounds]:
+    """Patches of each input, in whole windows, and the rows of features that they become."""
+    if not areas:
+        return {}
+    patches = {
+        f"{medium}.patches": Bounds(area, area * tokens, area) for medium, area in areas.items()
+    }
+    return {**patches, "patches": next(iter(patches.values())), "features": Bounds(1, tokens)}

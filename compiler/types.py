@@ -20,17 +20,19 @@ Values: TypeAlias = Mapping[str, "int | Sequence[Values]"]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The least and the greatest that a size can be; None: without limit.
+    """The least and the greatest that a size can be (None: without limit), and its steps.
 
-    >>> str(Bounds(4, 16384)), str(Bounds(0, None))
-    ('4..16384', '0..')
+    >>> str(Bounds(4, 16384)), str(Bounds(4, 768, 2)), str(Bounds(0, None))
+    ('4..16384', '4..768 by 2', '0..')
     """
 
     least: int
     most: int | None
+    step: int = 1
 
     def __str__(self) -> str:
-        return f"{self.least}..{'' if self.most is None else self.most}"
+        ends = f"{self.least}..{'' if self.most is None else self.most}"
+        return ends if self.step == 1 else f"{ends} by {self.step}"
 
 
 class Expression:

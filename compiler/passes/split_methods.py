@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Methods, Node
-from ..ops import Concat, Input, Splice
+from ..ops import Concat, Input, Splice, TakeLast
 from ..types import Size, Symbol, TensorType, substitute
 from .drop_unused import drop_unused
 from .infer_shapes import infer
@@ -38,9 +38,11 @@ class SplitTraining:
 class SplitInference:
     """`vision_INPUT` for each input, `project`, `prefill` and `decode`.
 
-    `towers` names the encoders. `vision_image` yields the rows of each tower under its name;
-    `project` takes them and yields `features`, whatever the input was; `prefill` takes the features
-    of all inputs, one after another; `decode` takes one token a sequence, and no features.
+    `towers` names the encoders. What a method hands to the next goes by the name of the node that
+    makes it, and by that of its first call where there are several: both `vision_image` and
+    `vision_video` yield `vit.blocks`, and `project` makes of it `merger`, whatever the input was.
+    `prefill` takes the rows of all inputs, one after another, as `features`; `decode` takes one
+    token a sequence, and no features.
     """
 
     towers: tuple[str, ...]
@@ -56,24 +58,28 @@ class SplitInference:
         for part in parts:
             before = graph.feeding(part)
             ends = {
-                name: tower
-                for name in before
-                for tower in self.towers
-                if _below(graph[name], tower)
-                and not any(_below(user, tower) for user in graph.users(name))
+                node.name: node.module
+                for node in map(graph.__getitem__, before)
+                if self._tower(node)
+                and all(self._tower(user) != self._tower(node) for user in graph.users(node.name))
             }
             (medium,) = {name.partition(".")[0] for name in before if _is_patches(graph[name])}
-            outputs = {tower: name for name, tower in ends.items()}
+            outputs = {module: name for name, module in ends.items()}
             vision[f"vision_{medium}"] = _cut(graph, outputs, {})
             if not project:
                 rows = {f"{medium}.patches": Symbol("patches")}
-                project["project"] = _renamed(_cut(graph, {"features": part}, ends), rows)
+                project["project"] = _renamed(_cut(graph, {part: part}, ends), rows)
         return {
             **vision,
             **project,
             "prefill": _given_features(graph, features),
             "decode": _one_token(_without_splice(graph, splice)),
         }
+
+    def _tower(self, node: Node) -> str | None:
+        """The tower that a node belongs to; None when it is none of one."""
+        part = node.module.partition(".")[0]
+        return part if part in self.towers and not isinstance(node.op, Input) else None
 
 
 def _cut(graph: Graph, outputs: Mapping[str, str], given: Mapping[str, str]) -> Graph:
@@ -90,10 +96,6 @@ def _cut(graph: Graph, outputs: Mapping[str, str], given: Mapping[str, str]) -> 
             inputs = tuple(given.get(source, source) for source in node.inputs)
             nodes.append(replace(node, inputs=inputs))
     return drop_unused(graph.with_nodes(nodes, outputs))
-
-
-def _below(node: Node, part: str) -> bool:
-    return node.module.partition(".")[0] == part and not isinstance(node.op, Input)
 
 
 def _is_patches(node: Node) -> bool:
@@ -133,4 +135,9 @@ def _without_splice(graph: Graph, splice: Node) -> Graph:
 
 
 def _one_token(graph: Graph) -> Graph:
-    return _renamed(graph, {"length": 1})
+    """A sequence of one token: its last row is the only one, so nobody needs to say where it is."""
+    nodes = [
+        replace(node, inputs=node.inputs[:1]) if isinstance(node.op, TakeLast) else node
+        for node in graph
+    ]
+    return _renamed(drop_unused(graph.with_nodes(nodes)), {"length": 1})
