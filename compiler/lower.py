@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,16 @@ from torch.nn import functional
 
 from ..blocks.adapter.merge import MergeMLP
 from ..blocks.language.attention import cache_mask, segment_mask
-from ..blocks.language.decoder import DecoderBlocks, Embed, Head
+from ..blocks.language.decoder import DecoderBlocks, Embed
+from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
 from . import ops
-from .graph import Graph
+from .graph import Graph, Program
 from .types import DType, Size
-
-if TYPE_CHECKING:
-    from .pipeline import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +99,19 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.Norm: Row(
             make=lambda op: NORMS[op.kind](op.width, op.eps), run=lambda op, block, x: block(x)
         ),
-        # A tied head finds the module of the embedding here: only the table is the same.
         ops.Head: Row(
-            make=lambda op: Head(op.vocab, op.width),
-            run=lambda op, block, x: functional.linear(x, block.weight),
+            make=lambda op: nn.Linear(op.width, op.vocab, bias=False),
+            # A tied head finds the module of the embedding here: only the table is the same.
+            run=lambda op, block, x: functional.linear(x, block.weight) if op.tied else block(x),
         ),
         ops.Concat: Row(run=lambda op, block, *rows: torch.cat(rows)),
         ops.Splice: Row(run=lambda op, block, *values: splice(*values)),
         ops.TakeRows: Row(run=lambda op, block, x, index: x.flatten(0, 1)[index]),
         ops.TakeLast: Row(run=_take_last),
         ops.CrossEntropy: Row(run=lambda op, block, *values: weighted_cross_entropy(*values)),
-        ops.RegionWords: Row(run=lambda op, block, *values: region_words(*values, op.temperature)),
+        ops.RegionWords: Row(
+            run=lambda op, block, *values: region_words(*values, temperature=op.temperature)
+        ),
         ops.Add: Row(run=lambda op, block, *terms: torch.stack(terms).sum(0)),
     }
 )
@@ -234,6 +234,8 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
                 if make and node.module == node.name and node.name not in modules:
                     modules[node.name] = make(node.op)
                     tree.place(node.name, modules[node.name])
+        for name, lora in program.adapted.items():
+            _adapt(tree, name.removesuffix(".weight"), lora.rank, lora.alpha)
     tree.to(dtype)
     if device != "meta":
         tree.to_empty(device=device)
@@ -272,17 +274,22 @@ def _initial(name: str, param: ops.Param, seed: int) -> Tensor:
     return torch.randn(param.shape, generator=generator) * param.init.scale
 
 
+def _adapt(tree: Scope, path: str, rank: int, alpha: float) -> None:
+    """Puts a layer that learns beside itself in the place of a linear one."""
+    *above, name = path.split(".")
+    plain = tree.get_submodule(path)
+    assert isinstance(plain, nn.Linear), f"{path} is not linear"
+    adapted = AdaptedLinear(
+        plain.in_features, plain.out_features, bias=plain.bias is not None, rank=rank, alpha=alpha
+    )
+    tree.get_submodule(".".join(above)).add_module(name, adapted)
+
+
 def _verify(lowered: Lowered) -> None:
     """The modules own what the graph declared, name by name and shape by shape."""
-    declared = {
-        name: param.shape
-        for name, param in lowered.program.parameters.items()
-        if name not in lowered.program.ties
-    }
+    program = lowered.program
+    used = {name for graph in program.methods.values() for name in graph.parameters()}
     made = {name: tuple(tensor.shape) for name, tensor in lowered.module.state_dict().items()}
-    wrong = {
-        name: (declared.get(name), made.get(name))
-        for name in declared | made
-        if declared.get(name) != made.get(name)
-    }
-    assert not wrong, f"blocks and operations disagree (declared, made): {wrong}"
+    assert used <= made.keys(), f"no block makes {sorted(used - made.keys())}"
+    for name, shape in made.items():
+        assert shape == program.parameters[name].shape, f"{name} is made {shape}"

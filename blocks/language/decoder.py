@@ -1,6 +1,6 @@
-"""The decoder: embeddings, blocks, and the head.
+"""The decoder: embeddings and blocks.
 
-Shape suffixes: B batch, T tokens, S keys a query may see, W width, D head width, V vocabulary.
+Shape suffixes: B batch, T tokens, S keys a query may see, W width, D head width.
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,11 @@ class Embed(nn.Module):
         return functional.embedding(ids, self.weight)
 
 
-class Head(nn.Module):
-    """A score for each entry of the vocabulary; its table may be that of an `Embed`."""
-
-    def __init__(self, vocab: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab, width))
-
-    def forward(self, x_W: Tensor) -> Tensor:
-        """From [..., W] to [..., V]."""
-        return functional.linear(x_W, self.weight)
-
-
 class DecoderBlock(nn.Module):
-    """Attention and gated feed-forward, each behind its norm and beside a residual."""
+    """Attention and gated feed-forward, each behind its norm and beside a residual.
+
+    With `checkpoint`, it keeps only its inputs for the backward pass, and runs again there.
+    """
 
     def __init__(
         self,
@@ -59,6 +50,7 @@ class DecoderBlock(nn.Module):
         self.attn = DecoderAttention(width, heads, kv_heads, head_dim, qkv_bias)
         self.norm2 = NORMS[norm](width, eps)
         self.mlp = GatedFeedForward(width, ffn, act)
+        self.checkpoint = False
 
     def forward(
         self,
@@ -76,7 +68,7 @@ class DecoderBlock(nn.Module):
 
 
 class DecoderBlocks(nn.ModuleList):
-    """The blocks of a decoder; those in `recompute` run again in the backward pass."""
+    """The blocks of a decoder, one after another."""
 
     def __init__(
         self,
@@ -95,7 +87,6 @@ class DecoderBlocks(nn.ModuleList):
             DecoderBlock(width, heads, kv_heads, head_dim, ffn, act, norm, eps, qkv_bias)
             for _ in range(depth)
         )
-        self.recompute: frozenset[int] = frozenset()
 
     def forward(
         self,
@@ -110,7 +101,7 @@ class DecoderBlocks(nn.ModuleList):
         for index, block in enumerate(self):
             if caches is not None:
                 x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B)
-            elif index in self.recompute:
+            elif block.checkpoint:
                 x_BTW = checkpoint(block, x_BTW, cos_BTD, sin_BTD, mask_BTS, use_reentrant=False)
             else:
                 x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS)

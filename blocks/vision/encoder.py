@@ -31,7 +31,10 @@ class SegmentAttention(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Attention and feed-forward, each behind its norm and beside a residual."""
+    """Attention and feed-forward, each behind its norm and beside a residual.
+
+    With `checkpoint`, it keeps only its inputs for the backward pass, and runs again there.
+    """
 
     def __init__(
         self, width: int, heads: int, ffn: int, act: str, norm: str, eps: float, qkv_bias: bool
@@ -41,6 +44,7 @@ class VisionBlock(nn.Module):
         self.attn = SegmentAttention(width, heads, qkv_bias)
         self.norm2 = NORMS[norm](width, eps)
         self.mlp = FeedForward(width, ffn, act)
+        self.checkpoint = False
 
     def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
         """From [N, W] to [N, W]."""
@@ -49,7 +53,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionBlocks(nn.ModuleList):
-    """The blocks of a tower; those in `recompute` run again in the backward pass."""
+    """The blocks of a tower, one after another."""
 
     def __init__(
         self,
@@ -65,12 +69,11 @@ class VisionBlocks(nn.ModuleList):
         super().__init__(
             VisionBlock(width, heads, ffn, act, norm, eps, qkv_bias) for _ in range(depth)
         )
-        self.recompute: frozenset[int] = frozenset()
 
     def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
         """From [N, W] to [N, W]; `cos` and `sin` are float32."""
-        for index, block in enumerate(self):
-            if index in self.recompute:
+        for block in self:
+            if block.checkpoint:
                 x_NW = checkpoint(block, x_NW, segment_id_N, cos_ND, sin_ND, use_reentrant=False)
             else:
                 x_NW = block(x_NW, segment_id_N, cos_ND, sin_ND)

@@ -1,0 +1,262 @@
+"""Samples -> tensors under the names of a program's inputs.
+
+Shape suffixes: B batch, T tokens, D head width, S streams of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .media import MediaInput
+from .positions import TextPositions
+from .sample import Sample
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a part of a batch must know of the whole, so that the losses of its parts add up.
+
+    `targets` and `regions` are counts of the whole batch, `labels` all of its labels, each once.
+    """
+
+    targets: int
+    regions: int
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Share:
+        """That of a whole batch."""
+        pools = [pool for sample in samples for pool in sample.regions]
+        return cls(
+            sum(sample.targets for sample in samples),
+            len(pools),
+            tuple(sorted({pool.label for pool in pools})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Dialogues ready for their answers: the inputs of the vision methods and of `prefill`.
+
+    `inputs` has the patches of an input only where a dialogue shows something to it. `first`, [B],
+    is the slot of each row's first token; `delta`, [B], is how far positions are ahead of places.
+    """
+
+    inputs: Mapping[str, Tensor]
+    first: Tensor
+    delta: Tensor
+
+    @property
+    def length(self) -> int:
+        """The slots that the prompts take, padding included: the next token goes to this slot."""
+        return self.inputs["text.tokens"].shape[1]
+
+
+class Batches:
+    """Puts samples together; what it knows of a model are its inputs and its positions."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pad: int,
+        inputs: Mapping[str, MediaInput],
+        positions: TextPositions,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.pad = pad
+        self.inputs = inputs
+        self.positions = positions
+
+    def train_batch(
+        self,
+        rows: Sequence[Sequence[Sample]],
+        *,
+        share: Share | None = None,
+        length: int | None = None,
+    ) -> dict[str, Tensor]:
+        """The inputs of `prefix` and `step`: rows of packed samples, padded on the right.
+
+        `share` is that of the whole batch where the rows are a part of one; `length` pads further
+        than the longest row. What a part lacks (pictures, targets, regions) is fed once all the
+        same, and counts nothing: all parts of a batch run the same operations.
+        """
+        samples = [sample for row in rows for sample in row]
+        share = share or Share.of(samples)
+        inputs, begins, features = self._media(samples, everywhere=True)
+        inputs |= self._packed(rows, begins, length)
+        inputs |= _scored(rows, inputs["text.tokens"].shape[1], share.targets)
+        return inputs | self._regions(samples, begins, features, share)
+
+    def prompt_batch(self, samples: Sequence[Sample], *, length: int | None = None) -> Prompts:
+        """The inputs of the vision methods and of `prefill`: prompts, padded on the left.
+
+        `length` pads further than the longest.
+        """
+        inputs, begins, _ = self._media(samples, everywhere=False)
+        width = max([length or 0, *(sample.length for sample in samples)])
+        tokens = [torch.from_numpy(sample.ids) for sample in samples]
+        index = [
+            self._feature_index(sample, rows) for sample, rows in zip(samples, begins, strict=True)
+        ]
+        positions, deltas = zip(*(self._positions(sample) for sample in samples), strict=True)
+        cos_BTD, sin_BTD = self._tables(positions, width, left=True)
+        first_B = torch.tensor([width - sample.length for sample in samples])
+        inputs |= {
+            "text.tokens": _stacked(tokens, width, self.pad, left=True),
+            "text.feature_index": _stacked(index, width, -1, left=True),
+            "text.cos": cos_BTD,
+            "text.sin": sin_BTD,
+            "text.slot": torch.arange(width).repeat(len(samples), 1),
+            "text.first": first_B,
+            "text.last": torch.full((len(samples),), width - 1),
+        }
+        return Prompts(inputs, first_B, torch.tensor(deltas))
+
+    def next_inputs(self, prompts: Prompts, tokens_B: Tensor, slot: int) -> dict[str, Tensor]:
+        """The inputs of `decode`: one more token of each row, which goes to `slot`."""
+        position_1B1 = (slot - prompts.first + prompts.delta)[None, :, None]
+        cos_B1D, sin_B1D = self.positions.tables(
+            position_1B1.expand(self.positions.streams, -1, -1)
+        )
+        return {
+            "text.tokens": tokens_B[:, None],
+            "text.cos": cos_B1D,
+            "text.sin": sin_B1D,
+            "text.slot": torch.full_like(tokens_B[:, None], slot),
+            "text.first": prompts.first,
+        }
+
+    def _media(
+        self, samples: Sequence[Sample], *, everywhere: bool
+    ) -> tuple[dict[str, Tensor], list[list[int]], int]:
+        """The inputs of the towers; the first feature row of each medium of each sample; all rows.
+
+        Rows stand input by input, in the order of the inputs.
+        """
+        tensors: dict[str, Tensor] = {}
+        begins = [[0] * len(sample.media) for sample in samples]
+        total = 0
+        for name, given in self.inputs.items():
+            shown = []
+            for sample, rows in zip(samples, begins, strict=True):
+                for number, seen in enumerate(sample.media):
+                    if seen.input == name:
+                        shown.append(seen)
+                        rows[number] = total
+                        total += given.tokens(seen)
+            if shown or everywhere:
+                tensors |= given.feed(shown)
+                total += not shown
+        return tensors, begins, total
+
+    def _packed(
+        self,
+        rows: Sequence[Sequence[Sample]],
+        begins: Sequence[Sequence[int]],
+        length: int | None,
+    ) -> dict[str, Tensor]:
+        """The inputs of the decoder; positions and segment ids start anew with each sample."""
+        width = max([length or 0, *(sum(sample.length for sample in row) for row in rows)])
+        ahead = iter(begins)
+        tokens, index, segments, positions = [], [], [], []
+        for row in rows:
+            tokens.append(torch.cat([torch.from_numpy(sample.ids) for sample in row]))
+            index.append(torch.cat([self._feature_index(sample, next(ahead)) for sample in row]))
+            lengths = torch.tensor([sample.length for sample in row])
+            segments.append(torch.repeat_interleave(torch.arange(1, len(row) + 1), lengths))
+            positions.append(torch.cat([self._positions(sample)[0] for sample in row], dim=1))
+        cos_BTD, sin_BTD = self._tables(positions, width, left=False)
+        return {
+            "text.tokens": _stacked(tokens, width, self.pad),
+            "text.feature_index": _stacked(index, width, -1),
+            "text.cos": cos_BTD,
+            "text.sin": sin_BTD,
+            "text.segment_id": _stacked(segments, width, 0),
+        }
+
+    def _feature_index(self, sample: Sample, begins: Sequence[int]) -> Tensor:
+        """[T] the feature row of each token; -1 where it is text."""
+        index_T = torch.full((sample.length,), -1)
+        for seen, begin in zip(sample.media, begins, strict=True):
+            tokens = self.inputs[seen.input].tokens(seen)
+            index_T[seen.start : seen.start + tokens] = torch.arange(begin, begin + tokens)
+        return index_T
+
+    def _positions(self, sample: Sample) -> tuple[Tensor, int]:
+        """The positions of a sample's tokens in each stream, [S, T], and its delta."""
+        places = [
+            (seen.start, seen.grid.merged(self.inputs[seen.input].rule.window))
+            for seen in sample.media
+        ]
+        return self.positions.index(sample.length, places)
+
+    def _tables(
+        self, positions: Sequence[Tensor], width: int, *, left: bool
+    ) -> tuple[Tensor, Tensor]:
+        streams = [
+            _stacked([position_ST[stream] for position_ST in positions], width, 0, left=left)
+            for stream in range(self.positions.streams)
+        ]
+        return self.positions.tables(torch.stack(streams))
+
+    def _regions(
+        self,
+        samples: Sequence[Sample],
+        begins: Sequence[Sequence[int]],
+        features: int,
+        share: Share,
+    ) -> dict[str, Tensor]:
+        """Regions as rows of shares of all features; a part without any has one that counts 0."""
+        pools = [
+            (pool, rows[0])
+            for sample, rows in zip(samples, begins, strict=True)
+            for pool in sample.regions
+        ]
+        pool_RM = torch.zeros(max(1, len(pools)), features)
+        target_R = torch.zeros(len(pool_RM), dtype=torch.int64)
+        for number, (pool, begin) in enumerate(pools):
+            pool_RM[number, begin : begin + len(pool.shares)] = torch.from_numpy(pool.shares)
+            target_R[number] = share.labels.index(pool.label)
+        words = [torch.tensor(self.tokenizer.encode(label)) for label in share.labels or [" "]]
+        longest = max(map(len, words))
+        return {
+            "regions.pool": pool_RM,
+            "regions.words": _stacked(words, longest, self.pad),
+            "regions.word_mask": _stacked([torch.ones(len(one)) for one in words], longest, 0.0),
+            "regions.target": target_R,
+            "regions.weight": torch.full((len(pool_RM),), 1 / share.regions if pools else 0.0),
+        }
+
+
+def _scored(rows: Sequence[Sequence[Sample]], width: int, targets: int) -> dict[str, Tensor]:
+    """Which logits are scored, against what; a part without any target has one that counts 0."""
+    index: list[int] = []
+    found: list[int] = []
+    for number, row in enumerate(rows):
+        begin = number * width
+        for sample in row:
+            (scored,) = np.nonzero(sample.supervised[1:])
+            index += (begin + scored).tolist()
+            found += sample.ids[1:][scored].tolist()
+            begin += sample.length
+    weight = 1 / targets if found else 0.0
+    return {
+        "loss.index": torch.tensor(index or [0]),
+        "loss.targets": torch.tensor(found or [0]),
+        "loss.weight": torch.full((len(found) or 1,), weight),
+    }
+
+
+def _stacked(columns: Sequence[Tensor], width: int, fill: float, *, left: bool = False) -> Tensor:
+    """Vectors as the rows of a matrix, padded to a width on the right, or on the left."""
+    matrix = torch.full((len(columns), width), fill, dtype=columns[0].dtype)
+    for row, column in zip(matrix, columns, strict=True):
+        begin = width - len(column) if left else 0
+        row[begin : begin + len(column)] = column
+    return matrix

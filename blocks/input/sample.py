@@ -1,0 +1,91 @@
+"""What stands between a dialogue and a batch: turns as they are said, samples as they are fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .pixels import Frames
+from .sizes import Grid
+from .video import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A picture or clip in a turn: the input that it goes to, and the file or what was read."""
+
+    input: str
+    content: Path | Image.Image | Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one party says, or one whole sample: text, pictures and clips in reading order."""
+
+    role: str
+    parts: tuple[str | Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A named part of a sample's one picture: left, top, right, bottom in pixels of the file."""
+
+    box: tuple[float, float, float, float]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A medium of a sample: its resized frames, how they are cut, and the place of its features.
+
+    `size` is the width and height that it came with; `start` is its first token in the sample.
+    """
+
+    input: str
+    frames: Frames
+    grid: Grid
+    size: tuple[int, int]
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A region as shares of its picture's tokens, which add up to 1."""
+
+    shares: NDArray[np.float32]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One dialogue in tokens, its media resized but not yet packed.
+
+    `supervised` says of each token whether it is a target: the logits one place earlier score it.
+    `regions` belong to the first medium.
+    """
+
+    ids: NDArray[np.int64]
+    supervised: NDArray[np.bool_]
+    media: tuple[Seen, ...] = ()
+    regions: tuple[Pool, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Tokens, features included."""
+        return len(self.ids)
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are scored."""
+        return int(self.supervised[1:].sum())
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes, in bytes."""
+        arrays = [seen.frames.nbytes for seen in self.media]
+        arrays += [pool.shares.nbytes for pool in self.regions]
+        return self.ids.nbytes + self.supervised.nbytes + sum(arrays)
