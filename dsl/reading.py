@@ -325,7 +325,9 @@ class Calls:
         models = {tag_of(model): model for model in members if model is not NoneType}
         schema: core_schema.CoreSchema = core_schema.tagged_union_schema(
             {tag: handler.generate_schema(model) for tag, model in models.items()},
-            discriminator=lambda value: value["call"] if isinstance(value, dict) else tag_of(value),
+            discriminator=lambda value: (
+                value.get("call", SELECTOR) if isinstance(value, dict) else tag_of(value)
+            ),
         )
         schema = core_schema.no_info_before_validator_function(
             lambda given: read_call(given, models) if isinstance(given, Given) else given, schema
@@ -349,7 +351,7 @@ def read_call(given: Given, models: dict[str, Any]) -> object:
     """The arguments of a call by field name, and which call it is."""
     path = given.path()
     if SELECTOR in models and path is not None:
-        return {"call": SELECTOR, **selector(path)}
+        return selector(path)
     value = _worth(given)
     known = listing(f"{tag}()" for tag in models if tag != SELECTOR).replace(" and ", " or ")
     if isinstance(value, Path) and str(value) in models:
@@ -394,6 +396,7 @@ def arguments(value: CallValue, model: Any) -> dict[str, object]:
         )
     given.update(zip(model.positional, value.positional, strict=False))
     for name, argument in value.named:
+        name = name if name in names_of(model) or model.open_arguments else unknown(name)
         if name in given:
             complain(
                 Problem("V311", f"`{name}` is given twice", ((name, "given here again"),)),
@@ -402,6 +405,11 @@ def arguments(value: CallValue, model: Any) -> dict[str, object]:
     if model.open_arguments is not None:
         return {model.open_arguments: given}
     return given
+
+
+def unknown(name: str) -> str:
+    """The key of an argument or setting that its model does not know; no field has such a name."""
+    return f"?{name}"
 
 
 def names_of(model: Any) -> list[str]:

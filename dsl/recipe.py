@@ -229,6 +229,8 @@ class VideoInput(Model):
 
 Input = ImageInput | VideoInput
 
+INPUTS: Mapping[str, type[Input]] = {"image": ImageInput, "video": VideoInput}
+
 # Parts -------------------------------------------------------------------------------------------
 
 Act = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"], Choice()]
@@ -400,6 +402,10 @@ def uneven_heads(label: str, width: int, heads: int) -> Problem:
 Encoder = ViT
 Adapter = MergeMLP
 
+ENCODERS: Mapping[str, type[Encoder]] = {"ViT": ViT}
+ADAPTERS: Mapping[str, type[Adapter]] = {"MergeMLP": MergeMLP}
+LANGUAGE_MODELS: Mapping[str, type[Decoder]] = {"Decoder": Decoder}
+
 # Tokens and layouts ------------------------------------------------------------------------------
 
 
@@ -558,15 +564,25 @@ class RegionWords(Model):
 
 Objective = RegionWords
 
+OBJECTIVES: Mapping[str, type[Objective]] = {"RegionWords": RegionWords}
+
 
 class Lora(CallModel):
-    """Trains a low-rank change of the linear layers that the target selects."""
+    """Trains a low-rank change of the linear layers that the target selects.
+
+    The change is scaled by `alpha / rank`, which is 1 when `alpha` is not written.
+    """
 
     call: Literal["lora"] = "lora"
     positional: ClassVar[tuple[str, ...]] = ("target",)
     target: Selected
     rank: Count
-    alpha: Annotated[Positive, Default("this.rank")]
+    alpha: Positive | None = None
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank change is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 class Lr(CallModel):
@@ -706,6 +722,11 @@ class Mode(Model):
     sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
+
+CALLS: Mapping[str, type[CallModel]] = {
+    model.model_fields["call"].default: model for model in CallModel.__subclasses__()
+}
+"""Every call that a recipe may make, by name."""
 
 # The recipe --------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The syntax tree: what was written, and where; nothing here is checked or resolved yet."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .source import Source, Span
 from .units import Quantity
@@ -75,6 +75,7 @@ class Argument:
 
     name: str | None
     value: "Value"
+    name_span: Span | None
     span: Span
 
 
@@ -288,6 +289,14 @@ class Assert:
 
 
 @dataclass(frozen=True, slots=True)
+class DropAssert:
+    """`drop assert chatml.worst(images: 1) <= lm.context`."""
+
+    comparison: Comparison
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Verbed:
     """A statement of a variant's block under its verb: `add special ...`, `replace`, `amend`."""
 
@@ -297,7 +306,7 @@ class Verbed:
     span: Span
 
 
-Statement = Setting | Special | Map | Ignore | Rule | Drop | Assert | Verbed
+Statement = Setting | Special | Map | Ignore | Rule | Drop | Verbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +321,17 @@ class Block:
     name: str
     type: str | None
     body: tuple[Statement, ...]
+    verb_span: Span | None
     kind_span: Span
     name_span: Span
     type_span: Span | None
     header: Span
     span: Span
+
+
+def under_verb(block: Block, verb: str, verb_span: Span, span: Span) -> Block:
+    """The block as a variant treats it; `span` begins at the verb."""
+    return replace(block, verb=verb, verb_span=verb_span, span=span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +349,7 @@ class RecipeNode:
 
     name: str
     base: Base | None
-    body: tuple[Block | Setting | Drop | Assert, ...]
+    body: tuple[Block | Setting | Drop | Assert | DropAssert, ...]
     name_span: Span
     span: Span
 

@@ -1,7 +1,7 @@
 """What an expression is worth before a model has given it a type."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from .source import Span
 from .syntax import Path
@@ -43,8 +43,7 @@ class CallValue:
 Value = Quantity | str | bool | RangeValue | GridValue | ListValue | CallValue | Path
 
 
-@runtime_checkable
-class Given(Protocol):
+class Given(ABC):
     """A written value, with the means to find out what it is worth.
 
     A model asks for what its setting needs: the worth of an expression, or the path itself where
@@ -52,15 +51,18 @@ class Given(Protocol):
     """
 
     @property
+    @abstractmethod
     def span(self) -> Span:
         """Where it was written."""
 
+    @abstractmethod
     def value(self) -> Value:
         """What it is worth, references followed.
 
-        Raises `Reported` after the mistake has been reported.
+        Raises `Reported` when that depends on a mistake, which has been reported then.
         """
 
+    @abstractmethod
     def path(self) -> Path | None:
         """The path as written, when it is one."""
 

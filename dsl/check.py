@@ -1,0 +1,486 @@
+"""Syntax tree to recipe: every value read by its model, every complaint given its place."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from . import syntax
+from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
+from .evaluate import Evaluator, Written, model_of, settings_of, types_of
+from .layouts import rules_of
+from .names import Entry, Part, Whole, article, same_text
+from .reading import Default, Problem, names_of
+from .recipe import (
+    CALLS,
+    Assertion,
+    Facts,
+    IgnoreRule,
+    MapRule,
+    Model,
+    Origin,
+    Recipe,
+)
+from .references import check_references, in_order
+from .source import Span
+from .values import CallValue, Given, ListValue, Reported
+
+EDITION = 1
+
+Raw = dict[str, Any]
+"""What a block's model is made of: setting name to `Written`, and tables of statements."""
+
+
+def check(whole: Whole, findings: Findings) -> Recipe:
+    """The recipe that was written; raises `RecipeError` with everything that is wrong with it."""
+    language = _edition(whole, findings)
+    evaluator = Evaluator(whole, findings)
+    raws: dict[str, Raw] = {}
+    models: dict[str, Model] = {}
+    for part in whole.parts.values():
+        model = _model_of(part, findings)
+        if model is None:
+            continue
+        raws[part.name] = _raw(part, model, whole, evaluator)
+        try:
+            models[part.name] = model.model_validate(raws[part.name])
+        except ValidationError as error:
+            _Complaints(part, model, raws[part.name], findings).report(error)
+    facts = _facts(whole, raws)
+    check_references(whole, models, facts, findings)
+    findings.raise_if_any()
+    return _recipe(whole, language, models, facts)
+
+
+def _recipe(whole: Whole, language: int, models: Mapping[str, Model], facts: Facts) -> Recipe:
+    def of_kind(kind: str) -> dict[str, Any]:
+        return {name: models[name] for name, part in whole.parts.items() if part.kind == kind}
+
+    return Recipe(
+        name=whole.name,
+        language=language,
+        tokens=of_kind("tokens").get("tokens"),
+        inputs=of_kind("input"),
+        encoders=of_kind("encoder"),
+        adapters=of_kind("adapter"),
+        lm=of_kind("lm").get("lm"),
+        weights=of_kind("weights").get("weights"),
+        layouts=of_kind("layout"),
+        objectives=of_kind("objective"),
+        stages=in_order(of_kind("stage")),
+        modes=of_kind("mode"),
+        asserts=tuple(
+            Assertion(same_text(found.comparison.span), found.comparison)
+            for found in whole.asserts.values()
+        ),
+        facts=facts,
+    )
+
+
+def _edition(whole: Whole, findings: Findings) -> int:
+    for name, entry in whole.settings.items():
+        if name == "language":
+            continue
+        assert isinstance(entry.statement, syntax.Setting)
+        findings.add(
+            Diagnostic(
+                "N202",
+                f"a recipe has no setting `{name}`",
+                (Label(entry.statement.name_span),),
+                fix=rename(entry.statement.name_span, "language")
+                if nearest(name, ["language"])
+                else Fix("settings stand inside blocks; only `language` stands outside"),
+            )
+        )
+    language = whole.settings.get("language")
+    if language is None:
+        findings.add(
+            Diagnostic(
+                "E106",
+                "the recipe does not say its edition",
+                (Label(whole.name_span, "a recipe starts with its edition of the language"),),
+                fix=Fix(f"write `language = {EDITION}` in its first line"),
+            )
+        )
+        return EDITION
+    assert isinstance(language.statement, syntax.Setting)
+    value = language.statement.value
+    if (
+        not isinstance(value, syntax.Number)
+        or value.quantity.value != EDITION
+        or value.quantity.unit
+    ):
+        findings.add(
+            Diagnostic(
+                "E106",
+                "this edition of the language is not known",
+                (Label(value.span, f"this triptych reads edition {EDITION}"),),
+                fix=Fix(f"write `language = {EDITION}`", (Edit(value.span, str(EDITION)),), False),
+            )
+        )
+    return EDITION
+
+
+def _model_of(part: Part, findings: Findings) -> type[Model] | None:
+    model = model_of(part)
+    if model is not None:
+        return model
+    wrong = part.name if part.kind == "input" else part.type or ""
+    known = types_of(part.kind)
+    near = nearest(wrong, known)
+    span = part.type_span or part.header
+    findings.add(
+        Diagnostic(
+            "N203",
+            f"there is no {part.kind} `{wrong}`"
+            if part.kind == "input"
+            else f"there is no type `{wrong}` of {article(part.kind)}",
+            (Label(span, f"there is {listing(known)}"),),
+            fix=rename(span, near) if near and part.type_span else None,
+        )
+    )
+    return None
+
+
+def _raw(part: Part, model: type[Model], whole: Whole, evaluator: Evaluator) -> Raw:
+    known = settings_of(model)
+    raw: Raw = {}
+    for entry in part.of_kind("setting"):
+        assert isinstance(entry.statement, syntax.Setting)
+        name = entry.statement.name
+        if name in known:
+            raw[name] = evaluator.setting(part, name)
+        else:
+            evaluator.findings.add(_unknown_setting(part, entry, known))
+    for name, info in known.items():
+        if name not in raw and any(isinstance(marker, Default) for marker in info.metadata):
+            raw[name] = evaluator.setting(part, name)
+    if part.kind == "tokens":
+        raw["specials"] = _specials(part, evaluator)
+    if part.kind == "layout":
+        raw["rules"] = rules_of(part, whole, evaluator.findings)
+    if part.kind == "weights":
+        maps = [entry.statement for entry in part.of_kind("map")]
+        ignored = [entry.statement for entry in part.of_kind("ignore")]
+        raw["rules"] = tuple(
+            MapRule(source=rule.source.value, target=rule.target.value)
+            for rule in maps
+            if isinstance(rule, syntax.Map)
+        )
+        raw["ignored"] = tuple(
+            IgnoreRule(pattern=rule.pattern.value, reason=rule.reason.value)
+            for rule in ignored
+            if isinstance(rule, syntax.Ignore)
+        )
+    return raw
+
+
+def _specials(part: Part, evaluator: Evaluator) -> Raw:
+    return {
+        entry.statement.name: {
+            "text": entry.statement.text.value,
+            "id": Written(entry.statement.id, evaluator, part.name, entry),
+        }
+        for entry in part.of_kind("special")
+        if isinstance(entry.statement, syntax.Special)
+    }
+
+
+def _unknown_setting(part: Part, entry: Entry, known: Mapping[str, object]) -> Diagnostic:
+    statement = entry.statement
+    assert isinstance(statement, syntax.Setting)
+    near = nearest(statement.name, known)
+    amended = part.header.source != statement.span.source or entry.amended
+    labels = [Label(statement.name_span)]
+    if amended:
+        labels.append(Label(part.header, "declared here", False))
+    shown = part.name if part.type is None else f"{part.name} : {part.type}"
+    fix = Fix(f"it has {listing(known, limit=30)}")
+    if near:
+        text = f"{part.name}.{near}" if "." in statement.name_span.text else near
+        fix = rename(statement.name_span, text)
+    return Diagnostic(
+        "N209" if amended else "N202",
+        f"`{shown}` has no setting `{statement.name}`" + (" to amend" if amended else ""),
+        tuple(labels),
+        fix=fix,
+    )
+
+
+# Complaints --------------------------------------------------------------------------------------
+
+
+class _Complaints:
+    """Turns what pydantic says about one block into diagnostics."""
+
+    def __init__(self, part: Part, model: type[Model], raw: Raw, findings: Findings) -> None:
+        self._part = part
+        self._model = model
+        self._raw = raw
+        self._findings = findings
+
+    def report(self, error: ValidationError) -> None:
+        """Leave a finding for every error that has not been reported yet."""
+        missing: dict[tuple[str | int, ...], list[str | int]] = {}
+        errors = error.errors(include_url=False)
+        for details in errors:
+            loc = details["loc"]
+            match details["type"]:
+                case "too_short" if any(other["loc"][:-1] == loc for other in errors):
+                    continue  # the members are there, but wrong
+                case "reported":
+                    continue
+                case "problem":
+                    self._problem(loc, details["ctx"]["problem"])
+                case "missing":
+                    missing.setdefault(loc[:-1], []).append(loc[-1])
+                case "extra_forbidden":
+                    self._unknown_argument(loc)
+                case _:
+                    self._out_of_bounds(loc, details)
+        for loc, names in missing.items():
+            self._missing(loc, names)
+
+    def _add(
+        self, code: str, title: str, span: Span, seen: str = "", fix: Fix | None = None
+    ) -> None:
+        self._findings.add(Diagnostic(code, title, (Label(span, seen),), fix=fix))
+
+    def _given(self, loc: tuple[str | int, ...]) -> tuple[Given | None, str]:
+        """The innermost written value on the way to `loc`, and the last call on that way."""
+        found: Given | None = None
+        call = ""
+        current: Any = self._raw
+        for key in loc:
+            inner = _child(current, key)
+            if inner is None:
+                continue
+            current = inner
+            if isinstance(inner, Given):
+                found = inner
+                call = _call_name(inner) or call
+        return found, call
+
+    def _span(self, loc: tuple[str | int, ...]) -> Span:
+        if loc[:1] == ("specials",) and len(loc) > 1:
+            entry = self._part.entries.get(("special", str(loc[1])))
+            if entry and isinstance(entry.statement, syntax.Special):
+                statement = entry.statement
+                return statement.id.span if loc[2:] == ("id",) else statement.text.span
+        given, _ = self._given(loc)
+        return given.span if given else self._part.header
+
+    def _problem(self, loc: tuple[str | int, ...], problem: Problem) -> None:
+        if self._is_default(loc):
+            self._bad_default(str(loc[0]), problem)
+            return
+        labels = []
+        for number, (path, text) in enumerate(problem.labels):
+            keys: tuple[str | int, ...] = tuple(path.split(".")) if path else ()
+            if path.startswith("#"):
+                keys = (int(path[1:]),)
+            span = self._span((*loc, *keys))
+            written = not keys or self._given((*loc, *keys))[0] is not self._given(loc)[0]
+            shown = text if written or keys[0] not in self._raw else f"{text} (by default)"
+            labels.append(Label(span, shown, number == 0))
+        fix = None
+        if problem.fix:
+            edits: tuple[Edit, ...] = ()
+            given, _ = self._given(loc)
+            if problem.replacement is not None and isinstance(given, Written):
+                edits = (Edit(labels[0].span, problem.replacement),)
+            fix = Fix(problem.fix, edits)
+        self._findings.add(
+            Diagnostic(problem.code, problem.title, tuple(labels), problem.reason, fix)
+        )
+
+    def _is_default(self, loc: tuple[str | int, ...]) -> bool:
+        given = self._raw.get(str(loc[0])) if loc else None
+        return isinstance(given, Written) and given.entry is None
+
+    def _bad_default(self, name: str, problem: Problem) -> None:
+        markers = settings_of(self._model)[name].metadata
+        default = next(marker for marker in markers if isinstance(marker, Default))
+        expression = default.expression.replace("this.", f"{self._part.name}.")
+        used = [name for name in settings_of(self._model) if f"this.{name}" in default.expression]
+        labels = [
+            Label(entry.statement.span, problem.labels[0][1] if number == 0 else "", number == 0)
+            for number, entry in enumerate(filter(None, map(self._part.setting, used)))
+        ]
+        self._findings.add(
+            Diagnostic(
+                default.code,
+                f"`{name}` does not come out whole",
+                tuple(labels) or (Label(self._part.header),),
+                reason=f"unless it is written, it is {expression}",
+                fix=Fix(f"make them fit, or write `{name} = ...`"),
+            )
+        )
+
+    def _missing(self, loc: tuple[str | int, ...], names: list[str | int]) -> None:
+        if any(isinstance(name, int) for name in names):
+            given, _ = self._given(loc)
+            value = given.value() if given else None
+            count = len(value.items) if isinstance(value, ListValue) else 0
+            self._add(
+                "V303",
+                f"this list needs {count + len(names)} members",
+                self._span(loc),
+                f"{count} here",
+            )
+            return
+        wanted = listing(str(name) for name in names)
+        _, call = self._given(loc)
+        if call:
+            self._add(
+                "V310",
+                f"`{call}` lacks {wanted}",
+                self._span(loc),
+                fix=Fix(f"write `{call}({', '.join(f'{name}: ...' for name in names)})`"),
+            )
+            return
+        lines = ", ".join(f"`{name} = ...`" for name in names)
+        self._add(
+            "N212",
+            f"`{self._part.name}` lacks {wanted}",
+            self._part.header,
+            fix=Fix(f"write {lines}"),
+        )
+
+    def _unknown_argument(self, loc: tuple[str | int, ...]) -> None:
+        name = str(loc[-1]).removeprefix("?")
+        _, call = self._given(loc[:-1])
+        known = names_of(CALLS[call]) if call in CALLS else []
+        near = nearest(name, known)
+        given, _ = self._given(loc)
+        span = self._span(loc)
+        fix = Fix(f"it takes {listing(known)}") if known else Fix("leave it out")
+        if isinstance(given, Written) and given.argument_name:
+            span = given.argument_name
+            fix = rename(span, near) if near else fix
+        self._add("V311", f"`{call}` takes no `{name}`", span, fix=fix)
+
+    def _out_of_bounds(self, loc: tuple[str | int, ...], details: Any) -> None:
+        bounds = details.get("ctx", {})
+        says = {
+            "greater_than": "this must be more than {gt}",
+            "greater_than_equal": "this must be at least {ge}",
+            "less_than": "this must be less than {lt}",
+            "less_than_equal": "this must be at most {le}",
+            "string_too_short": "this must not be empty",
+            "too_short": "this needs at least {min_length}",
+            "too_long": "this takes at most {max_length}",
+        }
+        template = says.get(details["type"])
+        if template is None:
+            self._add("V303", details["msg"].lower(), self._span(loc))
+            return
+        self._add("V305", template.format(**bounds), self._span(loc))
+
+
+def _child(current: Any, key: str | int) -> Any:
+    """The value below `current` at `key`; None when `key` is only the name of a call."""
+    if isinstance(current, dict):
+        return current.get(key)
+    if not isinstance(current, Given):
+        return None
+    try:
+        value = current.value()
+    except Reported:
+        return None
+    if isinstance(value, ListValue) and isinstance(key, int) and key < len(value.items):
+        return value.items[key]
+    if isinstance(value, CallValue):
+        if isinstance(key, int):
+            return value.positional[key] if key < len(value.positional) else None
+        return arguments_by_name(value).get(str(key).removeprefix("?"))
+    return None
+
+
+def _call_name(given: Given) -> str:
+    try:
+        value = given.value()
+    except Reported:
+        return ""
+    return value.name if isinstance(value, CallValue) else ""
+
+
+def arguments_by_name(value: CallValue) -> dict[str, Given]:
+    """The arguments of a call by the fields that they fill."""
+    model = CALLS.get(value.name)
+    positional = zip(model.positional if model else (), value.positional, strict=False)
+    return {**dict(positional), **dict(value.named)}
+
+
+# Facts -------------------------------------------------------------------------------------------
+
+
+def _facts(whole: Whole, raws: Mapping[str, Raw]) -> Facts:
+    spans: dict[str, Span] = {"": whole.name_span}
+    origins: dict[str, Origin] = {}
+    for name, entry in whole.settings.items():
+        assert isinstance(entry.statement, syntax.Setting)
+        spans[name] = entry.statement.value.span
+        origins[name] = _origin(entry, "given")
+    for number, found in enumerate(whole.asserts.values()):
+        spans[f"asserts[{number}]"] = found.comparison.span
+    for part in whole.parts.values():
+        spans[part.name] = part.header
+        for path, span, origin in _part_facts(part, raws.get(part.name, {})):
+            spans[path] = span
+            origins[path] = origin
+    return Facts(MappingProxyType(spans), MappingProxyType(origins))
+
+
+def _part_facts(part: Part, raw: Raw) -> Iterator[tuple[str, Span, Origin]]:
+    for name, given in raw.items():
+        if isinstance(given, Written):
+            yield from _value_facts(f"{part.name}.{name}", given, part, assumed=False)
+    numbers = {"map": 0, "ignore": 0}
+    for (kind, name), entry in part.entries.items():
+        if kind in numbers:
+            shown = "rules" if kind == "map" else "ignored"
+            path = f"{part.name}.{shown}[{numbers[kind]}]"
+            numbers[kind] += 1
+        elif kind != "setting":
+            path = f"{part.name}.{name}"
+        else:
+            continue
+        yield path, entry.statement.span, _origin(entry, "given")
+    model = model_of(part)
+    for name in settings_of(model) if model else ():
+        if name not in raw:
+            yield f"{part.name}.{name}", part.header, Origin("default", None, part.recipe)
+
+
+def _value_facts(
+    path: str, given: Written, part: Part, assumed: bool
+) -> Iterator[tuple[str, Span, Origin]]:
+    if given.entry is None:
+        yield path, part.header, Origin("default", None, part.recipe)
+        return
+    assumed = assumed or given.is_assumed
+    try:
+        value = given.value()
+    except Reported:
+        return
+    kind = "assumed" if assumed else "derived" if given.followed else "given"
+    yield path, given.span, _origin(given.entry, kind, given.span)
+    if isinstance(value, CallValue) and not given.followed:
+        for name, argument in arguments_by_name(value).items():
+            assert isinstance(argument, Written)
+            yield from _value_facts(f"{path}.{name}", argument, part, assumed)
+    if isinstance(value, ListValue) and not given.followed:
+        for number, item in enumerate(value.items):
+            assert isinstance(item, Written)
+            yield from _value_facts(f"{path}[{number}]", item, part, assumed)
+
+
+def _origin(entry: Entry, kind: Any, span: Span | None = None) -> Origin:
+    if kind == "given" and entry.inherited:
+        kind = "inherited"
+    replaced = _origin(entry.replaced, "given") if entry.replaced else None
+    statement = entry.statement
+    stands = statement.value.span if isinstance(statement, syntax.Setting) else statement.span
+    return Origin(kind, span or stands, entry.recipe, replaced)

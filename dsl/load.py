@@ -1,0 +1,196 @@
+"""From the name of a recipe, or a text, to the recipe itself."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from . import syntax
+from .check import check
+from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing, nearest
+from .names import resolve
+from .parse import parse, parse_amendments
+from .recipe import Recipe
+from .source import Source, Span
+
+SUFFIX = ".vlm"
+
+
+def load_recipe(name_or_path: str, *, amend: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a shipped name, or of a file, `path.vlm` or `path.vlm:recipe`.
+
+    `amend` holds settings such as `lm.width = 64` that are laid over it. Raises `RecipeError` with
+    every mistake in the recipe, its bases and the amendments.
+    """
+    findings = Findings()
+    shelf = Shelf()
+    if is_path(name_or_path):
+        node = shelf.from_file(name_or_path, None, findings)
+    else:
+        node = shelf.shipped(name_or_path, None, findings)
+    return _finish(node, shelf, amend, findings)
+
+
+def load_text(text: str, name: str = "<text>", *, amend: Sequence[str] = ()) -> Recipe:
+    """The last recipe of a text, which may extend the ones before it; `name` is for messages."""
+    findings = Findings()
+    shelf = Shelf()
+    file = shelf.read(Source(name, text), Path())
+    if not file.recipes:
+        findings.add(_empty(name, None))
+    node = file.recipes[-1] if file.recipes else None
+    return _finish(node, shelf, amend, findings)
+
+
+def _finish(
+    node: syntax.RecipeNode | None, shelf: "Shelf", amend: Sequence[str], findings: Findings
+) -> Recipe:
+    amendments: tuple[syntax.Setting, ...] = ()
+    if amend:
+        amendments = parse_amendments(Source("--set", "\n".join(amend)))
+    whole = resolve(node, shelf, findings, amendments) if node else None
+    if whole is None:
+        findings.raise_if_any()
+        raise AssertionError("a recipe that is not found leaves a finding")
+    try:
+        return check(whole, findings)
+    except RecursionError:
+        label = Label(whole.name_span)
+        raise RecipeError([Diagnostic("E105", "the values nest too deeply", (label,))]) from None
+
+
+def is_path(name: str) -> bool:
+    """Whether this is meant as a file, not as the name of a shipped recipe."""
+    return SUFFIX in name or "/" in name or "\\" in name
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """The recipes that come with triptych: from name to file, sorted by name."""
+    folder = files("triptych.recipes")
+    found = {item.name.removesuffix(SUFFIX): item for item in folder.iterdir()}
+    return {name: found[name] for name in sorted(found) if found[name].name.endswith(SUFFIX)}
+
+
+class Shelf:
+    """Recipe files that have been read, each once; finds the base that a recipe names."""
+
+    def __init__(self) -> None:
+        self._files: dict[Source, syntax.File] = {}
+        self._folders: dict[Source, Path] = {}
+
+    def read(self, source: Source, folder: Path) -> syntax.File:
+        """The syntax tree of a source; `folder` is where it looks for the files it extends."""
+        if source not in self._files:
+            self._files[source] = parse(source)
+            self._folders[source] = folder
+        return self._files[source]
+
+    def base(self, base: syntax.Base, findings: Findings) -> syntax.RecipeNode | None:
+        """The recipe that `extends` names; None after a finding."""
+        if base.is_file:
+            path = self._folders[base.span.source] / base.name
+            return self.from_file(str(path), base.span, findings)
+        for recipe in self._files[base.span.source].recipes:
+            if recipe.name == base.name and recipe.base is not base:
+                return recipe
+        return self.shipped(base.name, base.span, findings, self._files[base.span.source])
+
+    def shipped(
+        self,
+        name: str,
+        asked: Span | None,
+        findings: Findings,
+        beside: syntax.File | None = None,
+    ) -> syntax.RecipeNode | None:
+        """A recipe that comes with triptych; None after a finding."""
+        recipes = shipped_recipes()
+        if name in recipes:
+            text = recipes[name].read_text(encoding="utf-8-sig")
+            file = self.read(Source(f"recipes/{name}{SUFFIX}", text), Path())
+            return _choose(file, name, asked, findings)
+        near = nearest(
+            name,
+            [*recipes, *(recipe.name for recipe in beside.recipes if beside)]
+            if beside
+            else list(recipes),
+        )
+        findings.add(
+            Diagnostic(
+                "N201",
+                f"there is no recipe `{name}`",
+                (Label(asked),) if asked else (),
+                reason=f"triptych ships {listing(recipes)}",
+                fix=Fix(f"write `{near}`")
+                if near
+                else Fix("a file is named by its path, `my.vlm`"),
+            )
+        )
+        return None
+
+    def from_file(
+        self, path: str, asked: Span | None, findings: Findings
+    ) -> syntax.RecipeNode | None:
+        """The recipe of a file; None after a finding."""
+        name, colon, recipe = path.rpartition(":")
+        if not colon or not name.endswith(SUFFIX):
+            name, recipe = path, ""
+        try:
+            text = Path(name).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            findings.add(_unreadable(name, asked, error))
+            return None
+        file = self.read(Source(name, text), Path(name).parent)
+        if not file.recipes:
+            findings.add(_empty(name, asked))
+            return None
+        if recipe:
+            return _choose(file, recipe, asked, findings)
+        names = [node.name for node in file.recipes]
+        if len(names) == 1:
+            return file.recipes[0]
+        if Path(name).stem in names:
+            return file.recipes[names.index(Path(name).stem)]
+        findings.add(
+            Diagnostic(
+                "E108",
+                f"{name} holds {listing(names)}",
+                (Label(asked),) if asked else (),
+                fix=Fix(f"say which: `{name}:{names[-1]}`"),
+            )
+        )
+        return None
+
+
+def _choose(
+    file: syntax.File, name: str, asked: Span | None, findings: Findings
+) -> syntax.RecipeNode | None:
+    for recipe in file.recipes:
+        if recipe.name == name:
+            return recipe
+    near = nearest(name, [recipe.name for recipe in file.recipes])
+    findings.add(
+        Diagnostic(
+            "E108",
+            f"{file.source.name} holds no recipe `{name}`",
+            (Label(asked),) if asked else (),
+            reason=f"it holds {listing(recipe.name for recipe in file.recipes)}",
+            fix=Fix(f"write `{near}`") if near else None,
+        )
+    )
+    return None
+
+
+def _empty(name: str, asked: Span | None) -> Diagnostic:
+    return Diagnostic(
+        "E108",
+        f"{name} holds no recipe",
+        (Label(asked),) if asked else (),
+        fix=Fix("write `recipe name { language = 1 ... }`, or start with `triptych new name`"),
+    )
+
+
+def _unreadable(name: str, asked: Span | None, error: OSError | ValueError) -> Diagnostic:
+    why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror or str(error)
+    return Diagnostic(
+        "E107", f"{name} cannot be read", (Label(asked),) if asked else (), reason=why.lower()
+    )

@@ -1,0 +1,562 @@
+"""Which declaration each name means, and what `extends` brings in.
+
+A recipe and its bases are laid over one another into one `Whole`: blocks of entries, each of which
+remembers the recipe that wrote it and what it replaced.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from . import syntax
+from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
+from .source import Span
+
+EntryKind = Literal["setting", "special", "map", "ignore", "rule"]
+Key = tuple[EntryKind, str]
+Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule
+
+SINGLE_BLOCKS = ("tokens", "lm", "weights")
+"""Blocks of which a recipe has one, named by their kind."""
+NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "mode")
+TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective")
+ENTRY_HOMES: dict[EntryKind, str] = {
+    "special": "tokens",
+    "map": "weights",
+    "ignore": "weights",
+    "rule": "layout",
+}
+"""Statements other than settings, and the kind of block that takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One statement of a block as it stands after all layers."""
+
+    statement: Stated
+    recipe: str
+    inherited: bool
+    amended: bool = False
+    replaced: "Entry | None" = None
+
+
+@dataclass(slots=True)
+class Part:
+    """One block after all layers so far; `header` is where it was declared."""
+
+    kind: str
+    name: str
+    type: str | None
+    header: Span
+    type_span: Span | None
+    recipe: str
+    entries: dict[Key, Entry] = field(default_factory=dict)
+
+    def setting(self, name: str) -> Entry | None:
+        """The entry of a setting; None when it is not written."""
+        return self.entries.get(("setting", name))
+
+    def of_kind(self, kind: EntryKind) -> list[Entry]:
+        """The entries of one kind, in the order of the text."""
+        return [entry for (its_kind, _), entry in self.entries.items() if its_kind == kind]
+
+
+@dataclass(slots=True)
+class Whole:
+    """A recipe with its bases laid under it."""
+
+    name: str
+    name_span: Span
+    settings: dict[str, Entry] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    asserts: dict[str, syntax.Assert] = field(default_factory=dict)
+    dropped: dict[str, Span] = field(default_factory=dict)
+
+
+class Library(Protocol):
+    """Where other recipes are found."""
+
+    def base(self, base: syntax.Base, findings: Findings) -> syntax.RecipeNode | None:
+        """The recipe that `extends` names; None after a finding."""
+
+
+def resolve(
+    recipe: syntax.RecipeNode,
+    library: Library,
+    findings: Findings,
+    amendments: Sequence[syntax.Setting] = (),
+) -> Whole | None:
+    """The recipe laid over its bases, and `amendments` (`lm.width = 64`) over all.
+
+    None when a base could not be found; every mistake is left with `findings`.
+    """
+    chain = _chain(recipe, library, findings)
+    if chain is None:
+        return None
+    whole = Whole(recipe.name, recipe.name_span)
+    for layer in reversed(chain):
+        _Layer(whole, layer, inherited=layer is not recipe, findings=findings).apply()
+    for setting in amendments:
+        _amend_by_path(whole, setting, findings)
+    return whole
+
+
+def _chain(
+    recipe: syntax.RecipeNode, library: Library, findings: Findings
+) -> list[syntax.RecipeNode] | None:
+    """The recipe, its base, the base of that, and so on."""
+    chain = [recipe]
+    seen = {recipe.name_span}
+    while base := chain[-1].base:
+        found = library.base(base, findings)
+        if found is None:
+            return None
+        if found.name_span in seen:
+            links = [node for node in chain if node.base]
+            labels = [
+                Label(node.base.span, f"`{node.name}` extends this", node is chain[-1])
+                for node in links
+                if node.base
+            ]
+            findings.add(
+                Diagnostic(
+                    "N207",
+                    f"`{found.name}` extends itself",
+                    tuple(labels),
+                    reason=" -> ".join([node.name for node in chain] + [found.name]),
+                )
+            )
+            return None
+        seen.add(found.name_span)
+        chain.append(found)
+    return chain
+
+
+class _Layer:
+    """Lays one recipe over what its bases have made."""
+
+    def __init__(
+        self, whole: Whole, recipe: syntax.RecipeNode, inherited: bool, findings: Findings
+    ) -> None:
+        self._whole = whole
+        self._recipe = recipe
+        self._inherited = inherited
+        self._findings = findings
+        self._written: set[tuple[str, Key]] = set()
+        self._declared: set[str] = set()
+
+    def apply(self) -> None:
+        for statement in self._recipe.body:
+            match statement:
+                case syntax.Setting():
+                    self._recipe_setting(statement)
+                case syntax.Assert():
+                    self._whole.asserts.setdefault(same_text(statement.comparison.span), statement)
+                case syntax.Drop():
+                    self._drop_part(statement)
+                case syntax.DropAssert():
+                    self._drop_assert(statement)
+                case syntax.Block():
+                    self._block(statement)
+
+    def _complain(
+        self,
+        code: str,
+        title: str,
+        labels: Iterable[Label],
+        reason: str = "",
+        fix: Fix | None = None,
+    ) -> None:
+        self._findings.add(Diagnostic(code, title, tuple(labels), reason, fix))
+
+    def _recipe_setting(self, setting: syntax.Setting) -> None:
+        before = self._whole.settings.get(setting.name)
+        if before and ("", ("setting", setting.name)) in self._written:
+            self._twice(setting.name_span, before)
+            return
+        self._written.add(("", ("setting", setting.name)))
+        self._whole.settings[setting.name] = Entry(
+            setting, self._recipe.name, self._inherited, replaced=before
+        )
+
+    def _twice(self, span: Span, before: Entry) -> None:
+        self._complain(
+            "N206",
+            f"`{span.text}` is written twice",
+            (
+                Label(span, "written again"),
+                Label(before.statement.span, "first written here", False),
+            ),
+            fix=Fix("keep one of them"),
+        )
+
+    # blocks
+
+    def _block(self, block: syntax.Block) -> None:
+        if not self._header_holds(block):
+            return
+        present = self._whole.parts.get(block.name)
+        match block.verb:
+            case "amend":
+                if self._may_change(block, present):
+                    assert present
+                    self._fill(present, block, amending=True)
+            case "replace":
+                if self._may_change(block, present):
+                    self._declare(block)
+            case _:
+                if self._may_add(block, present):
+                    self._declare(block)
+
+    def _declare(self, block: syntax.Block) -> None:
+        if block.kind in TYPED_BLOCKS and block.type is None:
+            self._complain(
+                "N203",
+                f"{article(block.kind)} needs a type",
+                (Label(block.header),),
+                fix=Fix(f"write `{block.header.text} : Type`"),
+            )
+            return
+        part = Part(
+            block.kind, block.name, block.type, block.header, block.type_span, self._recipe.name
+        )
+        self._whole.parts[block.name] = part
+        self._declared.add(block.name)
+        self._whole.dropped.pop(block.name, None)
+        self._fill(part, block, amending=False)
+
+    def _header_holds(self, block: syntax.Block) -> bool:
+        kinds = (*SINGLE_BLOCKS, *NAMED_BLOCKS)
+        if block.kind not in kinds:
+            near = nearest(block.kind, kinds)
+            self._complain(
+                "N203",
+                f"there is no block `{block.kind}`",
+                (Label(block.kind_span),),
+                fix=rename(block.kind_span, near)
+                if near
+                else Fix(f"the blocks are {listing(kinds)}"),
+            )
+            return False
+        unnamed = block.name_span == block.kind_span
+        if block.kind in SINGLE_BLOCKS and not unnamed:
+            self._complain(
+                "N203",
+                f"`{block.kind}` has no name of its own",
+                (Label(block.name_span, "a recipe has only one"),),
+                fix=Fix("leave the name out"),
+            )
+            return False
+        if block.kind in NAMED_BLOCKS and unnamed:
+            self._complain(
+                "N203",
+                f"{article(block.kind)} needs a name",
+                (Label(block.kind_span),),
+                fix=Fix(f"write `{block.kind} name`"),
+            )
+            return False
+        if block.type_span and block.kind not in TYPED_BLOCKS:
+            self._complain("N203", f"{article(block.kind)} has no type", (Label(block.type_span),))
+            return False
+        return True
+
+    def _may_change(self, block: syntax.Block, present: Part | None) -> bool:
+        """Whether `amend` or `replace` finds what it changes."""
+        assert block.verb and block.verb_span
+        if self._recipe.base is None:
+            self._no_base(block.verb, block.verb_span)
+            return False
+        if present is None:
+            self._lacking(block.verb, block.kind, block.name, block.name_span)
+            return False
+        if present.kind != block.kind:
+            self._complain(
+                "N215",
+                f"`{block.name}` is {article(present.kind)}",
+                (
+                    Label(block.kind_span, f"not {article(block.kind)}"),
+                    Label(present.header, "declared here", False),
+                ),
+                fix=rename(block.kind_span, present.kind),
+            )
+            return False
+        if block.verb == "amend" and block.type and block.type != present.type:
+            assert block.type_span
+            self._complain(
+                "N215",
+                f"`{block.name}` is of the type {present.type}",
+                (
+                    Label(block.type_span, "`amend` keeps the type"),
+                    Label(present.header, "declared here", False),
+                ),
+                fix=Fix("write `replace` and state the whole block"),
+            )
+            return False
+        return True
+
+    def _may_add(self, block: syntax.Block, present: Part | None) -> bool:
+        """Whether a new block may stand here under its name."""
+        verb_place = block.span.source.span(block.span.start, block.span.start)
+        if block.verb == "add" and self._recipe.base is None:
+            assert block.verb_span
+            self._no_base("add", block.verb_span)
+            return False
+        if present is None:
+            if self._recipe.base is None or block.verb == "add":
+                return True
+            self._complain(
+                "N211",
+                f"a variant says how it treats `{block.name}`",
+                (Label(block.header, f"`{self._base_name}` has no `{block.name}`"),),
+                fix=Fix("write `add` before it", (Edit(verb_place, "add "),)),
+            )
+            return False
+        if block.name in self._declared:
+            self._complain(
+                "N205",
+                f"two blocks have the name `{block.name}`",
+                (
+                    Label(block.name_span, "this one"),
+                    Label(present.header, "and this one", False),
+                ),
+                reason=""
+                if present.kind == block.kind
+                else "parts, layouts, objectives, stages and modes share one set of names",
+                fix=Fix("rename one of them"),
+            )
+            return False
+        self._complain(
+            "N210",
+            f"`{block.name}` is there already",
+            (
+                Label(block.header, "added here" if block.verb else "declared again"),
+                Label(present.header, f"`{present.recipe}` has it", False),
+            ),
+            fix=Fix("write `amend` to change settings of it, `replace` to state it anew"),
+        )
+        return False
+
+    @property
+    def _base_name(self) -> str:
+        assert self._recipe.base
+        return self._recipe.base.name
+
+    def _no_base(self, verb: str, span: Span) -> None:
+        self._complain(
+            "N211",
+            f"there is no base to {verb}",
+            (
+                Label(span, "this recipe extends nothing"),
+                Label(self._recipe.name_span, "", False),
+            ),
+            fix=Fix(
+                f"leave `{verb}` out, or write `recipe {self._recipe.name} extends BASE`",
+            ),
+        )
+
+    def _lacking(self, verb: str, kind: str, name: str, span: Span) -> None:
+        known = [part.name for part in self._whole.parts.values() if part.kind == kind]
+        near = nearest(name, known) or nearest(name, self._whole.parts)
+        fix = None
+        if near:
+            fix = rename(span, near)
+        elif verb == "amend":
+            fix = Fix(f"write `add` to create it; {self._base_name} has {listing(known)}")
+        labels = [Label(span, f"`{self._base_name}` has no {kind} of this name")]
+        if name in self._whole.dropped:
+            labels.append(Label(self._whole.dropped[name], "dropped here", False))
+        self._complain("N209", f"there is no `{name}` to {verb}", labels, fix=fix)
+
+    def _drop_part(self, drop: syntax.Drop) -> None:
+        if self._recipe.base is None:
+            self._no_base("drop", drop.kind_span)
+            return
+        present = self._whole.parts.get(drop.name)
+        if present is None or present.kind != drop.kind:
+            self._lacking("drop", drop.kind, drop.name, drop.name_span)
+            return
+        del self._whole.parts[drop.name]
+        self._whole.dropped[drop.name] = drop.span
+
+    def _drop_assert(self, drop: syntax.DropAssert) -> None:
+        if self._recipe.base is None:
+            self._no_base("drop", drop.span)
+            return
+        text = same_text(drop.comparison.span)
+        if self._whole.asserts.pop(text, None) is None:
+            near = nearest(text, self._whole.asserts)
+            self._complain(
+                "N209",
+                "there is no such assert to drop",
+                (Label(drop.comparison.span),),
+                fix=rename(drop.comparison.span, near) if near else None,
+            )
+
+    # statements of a block
+
+    def _fill(self, part: Part, block: syntax.Block, amending: bool) -> None:
+        for statement in block.body:
+            match statement:
+                case syntax.Drop():
+                    self._drop_entry(part, statement, amending)
+                case syntax.Verbed():
+                    self._verbed_entry(part, statement, amending)
+                case syntax.Setting():
+                    self._put(part, statement, amending)
+                case _:
+                    if self._is_at_home(part, statement):
+                        self._plain_entry(part, statement, amending)
+
+    def _is_at_home(self, part: Part, statement: Stated) -> bool:
+        kind, _ = key_of(statement)
+        home = ENTRY_HOMES[kind]
+        if part.kind == home:
+            return True
+        self._complain(
+            "N203",
+            f"a `{kind}` belongs into {article(home)}",
+            (Label(statement.span), Label(part.header, f"this is {article(part.kind)}", False)),
+        )
+        return False
+
+    def _plain_entry(self, part: Part, statement: Stated, amending: bool) -> None:
+        kind, name = key_of(statement)
+        if amending and (kind, name) not in part.entries:
+            self._entry_lacking(part, statement, "change")
+            return
+        self._put(part, statement, amending)
+
+    def _verbed_entry(self, part: Part, verbed: syntax.Verbed, amending: bool) -> None:
+        statement = verbed.statement
+        assert isinstance(statement, syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule)
+        if not amending:
+            self._complain(
+                "N211",
+                f"there is nothing to {verbed.verb} to",
+                (Label(verbed.verb_span, "the block is new"),),
+                fix=Fix(f"leave `{verbed.verb}` out", (Edit(verbed.verb_span, ""),)),
+            )
+            return
+        if not self._is_at_home(part, statement):
+            return
+        key = key_of(statement)
+        before = part.entries.get(key)
+        if verbed.verb == "add" and before:
+            self._complain(
+                "N210",
+                f"the {key[0]} `{key[1]}` is there already",
+                (
+                    Label(statement.span, "added here"),
+                    Label(before.statement.span, f"`{before.recipe}` has it", False),
+                ),
+                fix=Fix("leave `add` out to change it", (Edit(verbed.verb_span, ""),)),
+            )
+            return
+        if verbed.verb != "add" and before is None:
+            self._entry_lacking(part, statement, verbed.verb)
+            return
+        self._put(part, statement, amending)
+
+    def _entry_lacking(self, part: Part, statement: Stated, verb: str) -> None:
+        kind, name = key_of(statement)
+        near = nearest(name, [known for its_kind, known in part.entries if its_kind == kind])
+        self._complain(
+            "N209",
+            f"there is no {kind} `{name}` to {verb}",
+            (Label(statement.span), Label(part.header, "the base's block", False)),
+            fix=Fix(f"write `add` to create it{f', or mean `{near}`' if near else ''}"),
+        )
+
+    def _put(self, part: Part, statement: Stated, amending: bool) -> None:
+        key = key_of(statement)
+        before = part.entries.get(key)
+        if before and (part.name, key) in self._written:
+            self._twice(name_span(statement), before)
+            return
+        self._written.add((part.name, key))
+        part.entries[key] = Entry(
+            statement, self._recipe.name, self._inherited, amending, replaced=before
+        )
+
+    def _drop_entry(self, part: Part, drop: syntax.Drop, amending: bool) -> None:
+        if not amending:
+            self._complain(
+                "N211", "there is nothing to drop", (Label(drop.span, "the block is new"),)
+            )
+            return
+        key = next((key for key in part.entries if key == (drop.kind, drop.name)), None)
+        if key is None:
+            known = [name for kind, name in part.entries if kind == drop.kind]
+            near = nearest(drop.name, known)
+            self._complain(
+                "N209",
+                f"there is no {drop.kind} `{drop.name}` to drop",
+                (Label(drop.name_span), Label(part.header, "the base's block", False)),
+                fix=rename(drop.name_span, near) if near else None,
+            )
+            return
+        del part.entries[key]
+
+
+def _amend_by_path(whole: Whole, setting: syntax.Setting, findings: Findings) -> None:
+    """Set what a path such as `lm.width` names."""
+    block, _, name = setting.name.partition(".")
+    part = whole.parts.get(block)
+    if part is None:
+        near = nearest(block, whole.parts)
+        findings.add(
+            Diagnostic(
+                "N209",
+                f"`{whole.name}` has no part `{block}`",
+                (Label(setting.name_span),),
+                fix=Fix(f"write `{near}.{name}`") if near else None,
+            )
+        )
+        return
+    plain = syntax.Setting(name, setting.value, setting.name_span, setting.span)
+    before = part.setting(name)
+    part.entries["setting", name] = Entry(plain, setting.span.source.name, False, True, before)
+
+
+def key_of(statement: Stated) -> Key:
+    """What tells a statement from the others of its block."""
+    match statement:
+        case syntax.Setting():
+            return "setting", statement.name
+        case syntax.Special():
+            return "special", statement.name
+        case syntax.Map():
+            return "map", statement.source.value
+        case syntax.Ignore():
+            return "ignore", statement.pattern.value
+        case syntax.Rule():
+            return "rule", statement.name
+
+
+def name_span(statement: Stated) -> Span:
+    """Where the name of a statement stands."""
+    match statement:
+        case syntax.Map():
+            return statement.source.span
+        case syntax.Ignore():
+            return statement.pattern.span
+        case _:
+            return statement.name_span
+
+
+def article(kind: str) -> str:
+    """The kind of a block with its article.
+
+    >>> article("encoder"), article("stage"), article("lm")
+    ('an encoder', 'a stage', 'the language model')
+    """
+    if kind == "lm":
+        return "the language model"
+    if kind in SINGLE_BLOCKS:
+        return f"`{kind}`"
+    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
+
+
+def same_text(span: Span) -> str:
+    """What was written, white space aside."""
+    return " ".join(span.text.split())

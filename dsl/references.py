@@ -1,0 +1,327 @@
+"""What holds between the blocks of a recipe: each name leads to a thing of the right kind."""
+
+from collections.abc import Iterable, Mapping
+
+from . import syntax
+from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
+from .evaluate import model_of, settings_of
+from .names import Whole, article
+from .recipe import (
+    Decoder,
+    Facts,
+    Lora,
+    Lr,
+    MergeMLP,
+    Mode,
+    Model,
+    RegionWords,
+    Selector,
+    Stage,
+    Tokens,
+    ViT,
+)
+from .source import Span
+
+PARTS = ("encoder", "adapter", "lm")
+"""The kinds of blocks that hold parameters."""
+_FEEDS: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("input", "encoder", "adapter"),
+    "adapter": ("encoder", "adapter"),
+    "lm": ("encoder", "adapter"),
+}
+"""From the kind of a part to the kinds of what its `in` may name."""
+ASSERTED_CALLS = ("worst",)
+"""What an assert may ask of a layout: the most tokens of a sample with so many images or videos."""
+ASSERTED_COUNTS = ("tokens",)
+"""What an assert may ask of a part: the most tokens that it yields."""
+
+
+def check_references(
+    whole: Whole, models: Mapping[str, Model], facts: Facts, findings: Findings
+) -> None:
+    """Leave a finding for every name that leads nowhere, or to the wrong kind of thing."""
+    checker = _References(whole, models, facts, findings)
+    for name, model in models.items():
+        match model:
+            case ViT() | MergeMLP() | Decoder():
+                checker.feeds(name, model.in_)
+            case Tokens():
+                checker.tokens(name, model)
+            case RegionWords():
+                checker.parts_at(f"{name}.regions", [model.regions])
+                checker.parts_at(f"{name}.words", [model.words])
+            case Stage():
+                checker.stage(name, model)
+            case Mode():
+                checker.layouts_at(f"{name}.layout", [model.layout])
+    checker.circles()
+    checker.asserts()
+
+
+class _References:
+    """Looks names up in one recipe."""
+
+    def __init__(
+        self, whole: Whole, models: Mapping[str, Model], facts: Facts, findings: Findings
+    ) -> None:
+        self._whole = whole
+        self._models = models
+        self._facts = facts
+        self._findings = findings
+
+    def _span(self, path: str, number: int = 0) -> Span:
+        """Where the value at a path stands, or that member of it."""
+        spans = self._facts.spans
+        member = f"{path}[{number}]"
+        return spans[member] if member in spans else spans[path]
+
+    def _names(self, *kinds: str) -> list[str]:
+        return [name for name, part in self._whole.parts.items() if part.kind in kinds]
+
+    def _look_up(
+        self, code: str, name: str, kinds: tuple[str, ...], wanted: str, span: Span
+    ) -> bool:
+        """Whether the name is a block of these kinds; a finding if it is not."""
+        part = self._whole.parts.get(name)
+        if part and part.kind in kinds:
+            return True
+        known = self._names(*kinds)
+        if part:
+            self._findings.add(
+                Diagnostic(
+                    "N215",
+                    f"`{name}` is {article(part.kind)}",
+                    (
+                        Label(span, f"this takes {wanted}"),
+                        Label(part.header, "declared here", False),
+                    ),
+                    fix=Fix(f"there is {listing(known)}") if known else None,
+                )
+            )
+            return False
+        near = nearest(name, known)
+        labels = [Label(span, f"this takes {wanted}")]
+        if name in self._whole.dropped:
+            labels.append(Label(self._whole.dropped[name], "dropped here", False))
+        fix = Fix(f"there is {listing(known)}") if known else None
+        self._findings.add(
+            Diagnostic(
+                code,
+                f"there is no `{name}`",
+                tuple(labels),
+                fix=_renamed(span, name, near) if near else fix,
+            )
+        )
+        return False
+
+    # parts
+
+    def feeds(self, name: str, sources: Iterable[str]) -> None:
+        """What flows into a part is there, and of a kind that can."""
+        kinds = _FEEDS[self._whole.parts[name].kind]
+        wanted = " or ".join(article(kind) for kind in kinds)
+        for number, source in enumerate(sources):
+            self._look_up("N204", source, kinds, wanted, self._span(f"{name}.in", number))
+
+    def parts_at(self, path: str, names: Iterable[str]) -> None:
+        """Paths into parts start at one."""
+        for number, name in enumerate(names):
+            first = name.partition(".")[0].partition("[")[0]
+            self._look_up("N204", first, PARTS, "a part of the model", self._span(path, number))
+
+    def layouts_at(self, path: str, names: Iterable[str]) -> None:
+        """Layouts are there."""
+        for number, name in enumerate(names):
+            self._look_up("L704", name, ("layout",), "a layout", self._span(path, number))
+
+    def circles(self) -> None:
+        """Neither parts nor stages follow one another in a circle."""
+        feeds = {
+            name: [(source, self._span(f"{name}.in", i)) for i, source in enumerate(model.in_)]
+            for name, model in self._models.items()
+            if isinstance(model, ViT | MergeMLP | Decoder)
+        }
+        _refuse_circle(feeds, "N208", "`{}` feeds itself", self._findings)
+        follows = {
+            name: [(model.after, self._span(f"{name}.after"))] if model.after else []
+            for name, model in self._models.items()
+            if isinstance(model, Stage)
+        }
+        _refuse_circle(follows, "F606", "the stage `{}` comes after itself", self._findings)
+
+    # tokens
+
+    def tokens(self, name: str, tokens: Tokens) -> None:
+        """Special tokens are told apart by id and by text, and fit the vocabulary."""
+        if tokens.pad not in tokens.specials:
+            near = nearest(tokens.pad, tokens.specials)
+            span = self._span(f"{name}.pad")
+            self._findings.add(
+                Diagnostic(
+                    "N204",
+                    f"there is no special token `{tokens.pad}`",
+                    (Label(span),),
+                    fix=rename(span, near) if near else None,
+                )
+            )
+        by_id: dict[int, str] = {}
+        by_text: dict[str, str] = {}
+        lm = self._models.get("lm")
+        for special, token in tokens.specials.items():
+            span = self._span(f"{name}.{special}")
+            for code, what, first in (
+                ("T502", f"the id {token.id}", by_id.setdefault(token.id, special)),
+                ("T503", f"the text {token.text!r}", by_text.setdefault(token.text, special)),
+            ):
+                if first != special:
+                    self._twice(code, what, name, first, span)
+            if isinstance(lm, Decoder) and token.id >= lm.vocab:
+                self._findings.add(
+                    Diagnostic(
+                        "T501",
+                        f"the special token `{special}` lies outside the vocabulary",
+                        (
+                            Label(span, f"its id is {token.id}"),
+                            Label(self._span("lm.vocab"), f"ids end at {lm.vocab - 1}", False),
+                        ),
+                        fix=Fix(f"give it an id below {lm.vocab}, or widen `lm.vocab`"),
+                    )
+                )
+
+    def _twice(self, code: str, what: str, name: str, first: str, span: Span) -> None:
+        self._findings.add(
+            Diagnostic(
+                code,
+                f"two special tokens have {what}",
+                (Label(span, "this one"), Label(self._span(f"{name}.{first}"), "and this", False)),
+            )
+        )
+
+    # stages
+
+    def stage(self, name: str, stage: Stage) -> None:
+        """A stage follows one that is there, on layouts, losses and parts that are there."""
+        if stage.after is not None:
+            span = self._span(f"{name}.after")
+            self._look_up("F605", stage.after, ("stage",), "a stage", span)
+        self.layouts_at(f"{name}.layout", stage.layout)
+        for number, loss in enumerate(stage.loss):
+            span = self._span(f"{name}.loss", number)
+            if loss != "lm" or "lm" not in self._whole.parts:
+                self._look_up("N204", loss, ("objective",), "`lm` or an objective", span)
+        trained = [item.target if isinstance(item, Lora | Lr) else item for item in stage.train]
+        for setting, selectors in (
+            ("train", trained),
+            ("freeze", stage.freeze),
+            ("checkpoint", stage.checkpoint),
+        ):
+            for number, selector in enumerate(selectors):
+                self._selector(selector, self._span(f"{name}.{setting}", number))
+
+    def _selector(self, selector: Selector, span: Span) -> None:
+        self._look_up("F604", selector.parts[0].name, PARTS, "a part of the model", span)
+
+    # asserts
+
+    def asserts(self) -> None:
+        """An assert speaks of settings, of the tokens of a part, of the worst case of a layout."""
+        for found in self._whole.asserts.values():
+            for side in (found.comparison.left, found.comparison.right):
+                for value in syntax.walk(side):
+                    if isinstance(value, syntax.Path):
+                        self._asserted_path(value)
+                    elif isinstance(value, syntax.Call):
+                        self._asserted_call(value)
+
+    def _asserted_path(self, path: syntax.Path) -> None:
+        first, *rest = path.steps
+        kinds = tuple({part.kind for part in self._whole.parts.values()})
+        if not self._look_up("N204", first.name, kinds, "something of the recipe", first.span):
+            return
+        part = self._whole.parts[first.name]
+        model = model_of(part)
+        known = [*(settings_of(model) if model else ()), *ASSERTED_COUNTS]
+        if rest and rest[0].name in known:
+            return
+        step = rest[0] if rest else first
+        near = nearest(step.name, known) if rest else None
+        self._findings.add(
+            Diagnostic(
+                "N204",
+                f"`{path}` is nothing that an assert can speak of",
+                (Label(step.span),),
+                fix=rename(step.span, near)
+                if near
+                else Fix(f"write `{first.name}.NAME` with one of {listing(known, 30)}"),
+            )
+        )
+
+    def _asserted_call(self, call: syntax.Call) -> None:
+        steps = call.target.steps
+        if len(steps) == 2 and steps[1].name in ASSERTED_CALLS:
+            self._look_up("L704", steps[0].name, ("layout",), "a layout", steps[0].span)
+            return
+        self._findings.add(
+            Diagnostic(
+                "N214",
+                f"an assert cannot call `{call.name}`",
+                (Label(call.target.span),),
+                fix=Fix("write `LAYOUT.worst(images: 1)`"),
+            )
+        )
+
+
+def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """The stages, each after the one that it follows, otherwise in the order of the text."""
+    ordered: dict[str, Stage] = {}
+    for name in stages:
+        waiting = []
+        current: str | None = name
+        while current is not None and current not in ordered:
+            waiting.append(current)
+            current = stages[current].after
+        for ready in reversed(waiting):
+            ordered[ready] = stages[ready]
+    return ordered
+
+
+def _renamed(span: Span, name: str, near: str) -> Fix:
+    """The fix for a typo at the start of a path."""
+    return rename(span, near + span.text[len(name) :] if span.text.startswith(name) else near)
+
+
+def _refuse_circle(
+    edges: Mapping[str, Iterable[tuple[str, Span]]], code: str, title: str, findings: Findings
+) -> None:
+    """A finding for each circle; `edges` go from a name to what it needs, and where it says so."""
+    done: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        spans: list[Span] = []
+        pending = [(start, iter(edges[start]))]
+        path.append(start)
+        while pending:
+            _, needs = pending[-1]
+            needed = next(needs, None)
+            if needed is None:
+                pending.pop()
+                done.add(path.pop())
+                if spans:
+                    spans.pop()
+                continue
+            name, span = needed
+            if name in path:
+                circle = [*spans[path.index(name) :], span]
+                labels = [Label(at, "", number == 0) for number, at in enumerate(circle)]
+                findings.add(
+                    Diagnostic(
+                        code,
+                        title.format(name),
+                        tuple(labels),
+                        reason=" -> ".join([*path[path.index(name) :], name]),
+                    )
+                )
+            elif name in edges and name not in done:
+                path.append(name)
+                spans.append(span)
+                pending.append((name, iter(edges[name])))
