@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .codes import CODES
 from .source import Source, Span
@@ -42,7 +43,8 @@ class Diagnostic:
     """One mistake: a lasting code, what it is, where, why it is one, and how to mend it.
 
     `labels` holds at least one primary label, unless the mistake has no place (a file that is not
-    there); secondary labels point at the other party, in this file or another.
+    there); secondary labels point at the other party, in this file or another. A warning speaks of
+    what a recipe may do but should know.
     """
 
     code: str
@@ -50,6 +52,7 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
     reason: str = ""
     fix: Fix | None = None
+    severity: Literal["error", "warning"] = "error"
 
     def __post_init__(self) -> None:
         assert self.code in CODES, f"unknown code {self.code}"
@@ -82,10 +85,15 @@ class Findings:
     def __bool__(self) -> bool:
         return bool(self._found)
 
+    @property
+    def in_order(self) -> tuple[Diagnostic, ...]:
+        """All that was found, in the order of the text."""
+        return tuple(sorted(self._found, key=_order))
+
     def raise_if_any(self) -> None:
-        """Raise all that was found, in the order of the text."""
-        if self._found:
-            raise RecipeError(sorted(self._found, key=_order))
+        """Raise all that was found, in the order of the text, unless it is warnings alone."""
+        if any(diagnostic.severity == "error" for diagnostic in self._found):
+            raise RecipeError(self.in_order)
 
 
 def _order(diagnostic: Diagnostic) -> tuple[str, int]:
@@ -126,7 +134,7 @@ def rename(span: Span, name: str) -> Fix:
 
 Painter = Callable[[str, str], str]
 """Colours a piece of a message: (text, role) -> text; roles: error, code, primary, secondary,
-gutter, fix."""
+gutter, fix, title, warning."""
 
 
 def render(diagnostics: Sequence[Diagnostic], paint: Painter = lambda text, role: text) -> str:
@@ -136,7 +144,7 @@ def render(diagnostics: Sequence[Diagnostic], paint: Painter = lambda text, role
 
 def _render(diagnostic: Diagnostic, paint: Painter) -> str:
     lines = [
-        f"{paint(f'error[{diagnostic.code}]', 'error')}: {paint(diagnostic.title, 'title')}",
+        f"{paint(f'{diagnostic.severity}[{diagnostic.code}]', diagnostic.severity)}: {paint(diagnostic.title, 'title')}",
     ]
     lines += _excerpts(diagnostic, paint)
     if diagnostic.reason:

@@ -28,6 +28,7 @@ from .reading import (
 )
 from .source import Span
 from .syntax import Comparison
+from .units import Quantity
 
 
 class Model(BaseModel):
@@ -788,6 +789,54 @@ class Recipe(Model):
                 return self.facts.spans[path]
             path = path.rpartition(".")[0]
         return self.facts.spans.get("")
+
+    def block(self, name: str) -> Model | None:
+        """The block of this name; None when there is none."""
+        singles: dict[str, Model | None] = {
+            "tokens": self.tokens,
+            "lm": self.lm,
+            "weights": self.weights,
+        }
+        if name in singles:
+            return singles[name]
+        named: tuple[Mapping[str, Model], ...] = (
+            self.inputs,
+            self.encoders,
+            self.adapters,
+            self.layouts,
+            self.objectives,
+            self.stages,
+            self.modes,
+        )
+        return next((blocks[name] for blocks in named if name in blocks), None)
+
+    def quantity(self, path: str) -> Quantity | None:
+        """The number at a path such as `lm.context`, with its unit; None when there is no number.
+
+        Ranges, words and lists have no quantity; neither has a setting that was left out.
+        """
+        block, *names = path.split(".")
+        value: object = self.block(block)
+        unit = ""
+        for name in names:
+            if not isinstance(value, Model):
+                return None
+            field = next(
+                (
+                    key
+                    for key, info in type(value).model_fields.items()
+                    if name in (key, info.alias)
+                ),
+                None,
+            )
+            if field is None:
+                return None
+            markers = type(value).model_fields[field].metadata
+            unit = next((marker.unit for marker in markers if isinstance(marker, Measure)), "")
+            value = getattr(value, field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return Quantity(value, unit)
 
     def origin(self, path: str) -> Origin | None:
         """Where the value at a path came from; None when there is no such value."""
