@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "S403": "rotary sections do not add up to half a head",
     "S404": "two widths that must agree do not",
     "S405": "the resolution multiple is not the patch times the window",
+    "S406": "the frames of a clip do not fill whole patches",
     # T5: tokens
     "T501": "a special token outside the vocabulary",
     "T502": "two special tokens on one id",

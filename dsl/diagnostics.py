@@ -143,9 +143,8 @@ def render(diagnostics: Sequence[Diagnostic], paint: Painter = lambda text, role
 
 
 def _render(diagnostic: Diagnostic, paint: Painter) -> str:
-    lines = [
-        f"{paint(f'{diagnostic.severity}[{diagnostic.code}]', diagnostic.severity)}: {paint(diagnostic.title, 'title')}",
-    ]
+    code = paint(f"{diagnostic.severity}[{diagnostic.code}]", diagnostic.severity)
+    lines = [f"{code}: {paint(diagnostic.title, 'title')}"]
     lines += _excerpts(diagnostic, paint)
     if diagnostic.reason:
         lines.append(f"  {diagnostic.reason}")

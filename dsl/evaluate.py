@@ -137,6 +137,10 @@ class Written(Given):
             return content.path() if content else None
         return self.node if isinstance(self.node, syntax.Path) else None
 
+    def known(self) -> Value | None:
+        """What it is worth, if a model has asked for that already; a selector has no worth."""
+        return self._value
+
     def value(self) -> Value:
         """What it is worth; found once."""
         if self._is_bad:

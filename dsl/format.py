@@ -49,7 +49,7 @@ class _Printer:
     def file(self) -> str:
         """The whole text."""
         lines: list[str] = []
-        for number, recipe in enumerate(self._file.recipes):
+        for recipe in self._file.recipes:
             lines += self._comments(recipe.span.start, 0)
             commented = bool(lines) and lines[-1].startswith("#")
             if lines and (self._is_apart(recipe.span.start) or not commented):
