@@ -9,7 +9,8 @@ A path holds one of three kinds of data; pictures and clips are named relative t
     FOLDER                  pictures, each with its caption beside it: a.png and a.txt
 
 Either kind of record may add `"regions": [{"box": [x0, y0, x1, y1], "label": "frog"}]`, in pixels
-of its one picture. A line break between a marker and text belongs to the marker, as in LLaVA.
+of its one picture; with `regions` and `image`, a record needs no dialogue. A line break between a
+marker and text belongs to the marker, as in LLaVA.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from ..blocks.input.sample import Attachment, Region, Turn
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _ROLES = {
@@ -55,40 +58,17 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
-class Medium:
-    """A picture or clip that stands at one place of a turn."""
-
-    kind: Literal["image", "video"]
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one party says: texts and media in reading order."""
-
-    role: Literal["system", "user", "assistant"]
-    parts: tuple[str | Medium, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A named part of a picture: x0, y0, x1, y1 in pixels of the file."""
-
-    box: tuple[float, float, float, float]
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
 class Example:
-    """One dialogue as it was read; media are still paths."""
+    """One dialogue as it was read; pictures and clips are still paths."""
 
     turns: tuple[Turn, ...]
     regions: tuple[Region, ...] = ()
 
     @property
-    def media(self) -> tuple[Medium, ...]:
+    def media(self) -> tuple[Attachment, ...]:
         """Every picture and clip in reading order."""
-        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Medium))
+        parts = (part for turn in self.turns for part in turn.parts)
+        return tuple(part for part in parts if isinstance(part, Attachment))
 
 
 class Source(Protocol):
@@ -170,7 +150,8 @@ class Captions:
         caption = text.read_text(encoding="utf-8").strip()
         if not caption:
             raise ValueError(f"the caption {text.name} is empty")
-        return Example((Turn("user", (Medium("image", file),)), Turn("assistant", (caption,))))
+        shown = Attachment("image", file)
+        return Example((Turn("user", (shown,)), Turn("assistant", (caption,))))
 
 
 def open_source(path: Path) -> Source:
@@ -241,10 +222,12 @@ def _example(record: Any, folder: Path) -> Example:
         turns = tuple(_chat_turn(n, turn, folder) for n, turn in _numbered(record, "messages"))
     elif "conversations" in record:
         turns = _llava_turns(record, folder)
+    elif "regions" in record:
+        turns = (Turn("user", tuple(_paths(record, "image", folder))),)
     else:
         raise ValueError("the record has neither `conversations` nor `messages`")
     example = Example(turns, tuple(_region(one) for one in record.get("regions") or ()))
-    pictures = [medium for medium in example.media if medium.kind == "image"]
+    pictures = [shown for shown in example.media if shown.input == "image"]
     if example.regions and len(pictures) != 1:
         raise ValueError(f"regions need one picture, and there are {len(pictures)}")
     return example
@@ -260,10 +243,10 @@ def _numbered(record: dict[str, Any], key: str) -> list[tuple[int, dict[str, Any
     return list(enumerate(turns, 1))
 
 
-def _role(number: int, name: Any) -> Literal["system", "user", "assistant"]:
+def _role(number: int, name: Any) -> str:
     if name not in _ROLES:
         raise ValueError(f"turn {number} is from {name!r}, and not from one of {', '.join(_ROLES)}")
-    return _ROLES[name]  # type: ignore[return-value]
+    return _ROLES[name]
 
 
 def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
@@ -272,15 +255,15 @@ def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list) or not content:
         raise ValueError(f"turn {number} has no content")
-    parts: list[str | Medium] = []
+    parts: list[str | Attachment] = []
     for part in content:
         match part:
             case {"type": "text", "text": str(text)}:
                 parts.append(text)
             case {"type": "image", "image": str(name)}:
-                parts.append(Medium("image", folder / name))
+                parts.append(Attachment("image", folder / name))
             case {"type": "video", "video": str(name)}:
-                parts.append(Medium("video", folder / name))
+                parts.append(Attachment("video", folder / name))
             case _:
                 raise ValueError(f"turn {number} has a part that is no text or file: {part!r}")
     return Turn(_role(number, turn.get("role")), tuple(parts))
@@ -297,7 +280,7 @@ def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:
             raise ValueError(f"turn {number} has no text `value`")
         # split() with a group yields text, kind, text, kind, ..., text.
         pieces = _MARKER.split(value)
-        parts: list[str | Medium] = []
+        parts: list[str | Attachment] = []
         for place, piece in enumerate(pieces):
             if place % 2 == 0:
                 parts.extend([piece] if piece else [])
@@ -314,12 +297,14 @@ def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _paths(record: dict[str, Any], kind: Literal["image", "video"], folder: Path) -> list[Medium]:
+def _paths(
+    record: dict[str, Any], kind: Literal["image", "video"], folder: Path
+) -> list[Attachment]:
     given = record.get(kind)
     names = given if isinstance(given, list) else [] if given is None else [given]
     if not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"`{kind}` is neither a path nor a list of paths: {given!r}")
-    return [Medium(kind, folder / name) for name in names]
+    return [Attachment(kind, folder / name) for name in names]
 
 
 def _region(value: Any) -> Region:
@@ -333,7 +318,7 @@ def _region(value: Any) -> Region:
             ],
             "label": str(label),
         } if label and x0 < x1 and y0 < y1:
-            return Region((x0, y0, x1, y1), label)
+            return Region((float(x0), float(y0), float(x1), float(y1)), label)
     raise ValueError(f"a region is not a label and a box x0 < x1, y0 < y1: {value!r}")
 
 

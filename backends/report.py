@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .checkpoint import write_text
+from .checkpoint import Progress, write_text
 from .data import Bad
 
 # One colour an objective, in the order in which they first appear in the run; these four stay
@@ -42,6 +42,27 @@ class Metrics:
     seconds: float
     """Of the stage so far, reading of the data included."""
 
+    @classmethod
+    def of(
+        cls, progress: Progress, losses: Mapping[str, float], rate: float, norm: float
+    ) -> Metrics:
+        """The line of the step that `progress` has just come to; `losses` as a step yields them."""
+        return cls(
+            stage=progress.stage,
+            step=progress.step,
+            loss=losses["loss"],
+            losses={
+                name.removeprefix("loss."): value
+                for name, value in losses.items()
+                if name != "loss"
+            },
+            rate=rate,
+            norm=norm,
+            sequences=progress.sequences,
+            tokens=progress.tokens,
+            seconds=round(progress.seconds, 3),
+        )
+
 
 class MetricsFile:
     """RUN/metrics.jsonl: grows by a line a step, and forgets what a resumed run will repeat."""
@@ -62,13 +83,36 @@ class MetricsFile:
         return [Metrics(**json.loads(line)) for line in whole.splitlines()]
 
     def cut(self, stage: str, step: int) -> None:
-        """Drop every line after that step of that stage."""
-        lines = self.read()
-        kept = max(
-            (n for n, line in enumerate(lines, 1) if line.stage == stage and line.step <= step),
-            default=0,
-        )
-        write_text(self._path, "".join(json.dumps(asdict(line)) + "\n" for line in lines[:kept]))
+        """Drop what comes after that step of that stage, and with step 0 the stage altogether."""
+        kept: list[Metrics] = []
+        for line in self.read():
+            if line.stage == stage and line.step > step:
+                break
+            kept.append(line)
+        write_text(self._path, "".join(json.dumps(asdict(line)) + "\n" for line in kept))
+
+
+class BadFile:
+    """RUN/bad_samples.jsonl: each sample that could not be used, once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._named = set(self.read())
+
+    def read(self) -> list[Bad]:
+        """All of them, in the order in which they were met."""
+        if not self._path.exists():
+            return []
+        whole, _, _ = self._path.read_text(encoding="utf-8").rpartition("\n")
+        return [Bad(**json.loads(line)) for line in whole.splitlines()]
+
+    def add(self, bad: Sequence[Bad]) -> None:
+        """Write down those that are new."""
+        new = [one for one in dict.fromkeys(bad) if one not in self._named]
+        if new:
+            self._named.update(new)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(one)) + "\n" for one in new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from triptych.backends.data import (
-    Bad,
-    DataError,
-    Example,
-    Medium,
-    Mixture,
-    Region,
-    Turn,
-    bind,
-    open_source,
-)
+from triptych.backends.data import Bad, DataError, Example, Mixture, bind, open_source
+from triptych.blocks.input.sample import Attachment, Region, Turn
 
 
 def records(tmp_path, *values, name="data.json"):
@@ -50,7 +41,7 @@ def test_reads_llava_records(tmp_path):
         )
         | {"regions": []},
     )
-    a, b = Medium("image", tmp_path / "a.png"), Medium("image", tmp_path / "in" / "b.png")
+    a, b = Attachment("image", tmp_path / "a.png"), Attachment("image", tmp_path / "in" / "b.png")
     assert source.read(0) == Example(
         (
             Turn("user", (a, "What is it?")),
@@ -80,7 +71,7 @@ def test_reads_chat_lines(tmp_path):
         },
         name="chat.jsonl",
     )
-    clip = Medium("video", tmp_path / "clip.mp4")
+    clip = Attachment("video", tmp_path / "clip.mp4")
     assert source.read(0).turns[:2] == (
         Turn("system", ("Be brief.",)),
         Turn("user", (clip, "What moves?")),
@@ -94,7 +85,7 @@ def test_reads_pictures_with_captions(tmp_path):
             (tmp_path / f"{name}.txt").write_text(caption)
     source = open_source(tmp_path)
     assert len(source) == 4
-    frog = Medium("image", tmp_path / "a.png")
+    frog = Attachment("image", tmp_path / "a.png")
     assert source.read(0).turns == (Turn("user", (frog,)), Turn("assistant", ("A frog.",)))
     assert source.read(1).turns[1].parts == ("A key.",)
     with pytest.raises(ValueError, match=r"c\.png has no caption: c\.txt is not there"):
@@ -107,6 +98,13 @@ def test_reads_regions(tmp_path):
     regions = [{"box": [0, 1, 20, 30.5], "label": "frog"}]
     source = records(tmp_path, llava("<image>", "A frog.", image="a.png", regions=regions))
     assert source.read(0).regions == (Region((0, 1, 20, 30.5), "frog"),)
+
+
+def test_regions_need_no_dialogue(tmp_path):
+    regions = [{"box": [0, 1, 20, 30.5], "label": "frog"}]
+    source = records(tmp_path, {"image": "a.png", "regions": regions})
+    picture = Attachment("image", tmp_path / "a.png")
+    assert source.read(0).turns == (Turn("user", (picture,)),)
 
 
 @pytest.mark.parametrize(

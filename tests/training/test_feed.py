@@ -10,8 +10,9 @@ from itertools import islice
 import pytest
 import torch
 
-from triptych.backends.data import DataError, Example, Mixture, Turn
+from triptych.backends.data import DataError, Example, Mixture
 from triptych.backends.feed import Ahead, Feed
+from triptych.blocks.input.sample import Turn
 
 
 class Numbers:

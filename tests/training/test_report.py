@@ -10,6 +10,7 @@ from PIL import Image
 
 from triptych.backends.data import Bad
 from triptych.backends.report import (
+    BadFile,
     Metrics,
     MetricsFile,
     Page,
@@ -43,10 +44,10 @@ def test_metrics_grow_and_are_cut_where_a_run_resumes(tmp_path):
     assert file.read() == LINES
     file.cut("all", 4)
     assert file.read() == LINES[:34]
-    file.cut("look", 30)
+    file.cut("all", 0)
     assert file.read() == LINES[:30]
-    file.append(LINES[30])
-    assert file.read() == LINES[:31]
+    file.cut("last", 0)
+    assert file.read() == LINES[:30]
 
 
 def test_a_torn_last_line_is_no_line(tmp_path):
@@ -55,6 +56,16 @@ def test_a_torn_last_line_is_no_line(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as handle:
         handle.write('{"stage": "lo')
     assert file.read() == LINES[:1]
+
+
+def test_names_a_bad_sample_once(tmp_path):
+    one, two = Bad("a.json", 1, "x"), Bad("a.json", 2, "y")
+    file = BadFile(tmp_path / "bad.jsonl")
+    file.add([one, one])
+    file.add([one, two])
+    again = BadFile(tmp_path / "bad.jsonl")
+    again.add([two])
+    assert again.read() == [one, two]
 
 
 def test_draws_the_curves():

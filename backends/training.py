@@ -1,0 +1,504 @@
+"""Walks a recipe's stages: which are trained, from which weights, to which checkpoint.
+
+A run is a folder (see `checkpoint.py`). Everything that decides the weights stands in the settings
+of its checkpoints: the recipe's values, the run's options and the content of the data. A run that
+is cut off at any moment and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..compiler.graph import Program
+from ..compiler.lower import lower
+from ..compiler.pipeline import for_training
+from ..compiler.plan import Plan, by_part, plan
+from ..dsl.diagnostics import nearest
+from ..dsl.recipe import Amount, Constant, Recipe, Stage
+from . import checkpoint
+from .checkpoint import Checkpoint, Progress
+from .data import Bad, Mixture, Source, bind, open_source
+from .feed import Ahead, Feed
+from .gradients import threads
+from .optim import Schedule
+from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
+from .samples import Samples
+from .training_stage import NotFiniteError, StageRun
+
+
+class TrainingError(Exception):
+    """A run cannot start or go on; says what to do."""
+
+
+class StoppedError(Exception):
+    """The user has stopped the run; it was saved, and can be resumed."""
+
+    def __init__(self, saved: Checkpoint) -> None:
+        super().__init__(
+            f"stopped after step {saved.progress.step} of stage {saved.progress.stage}"
+        )
+        self.saved = saved
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run may choose; None leaves it as the recipe says."""
+
+    steps: int | None = None
+    """Of each stage."""
+    batch: int | None = None
+    precision: Literal["bf16", "f32"] | None = None
+    seed: int | None = None
+    backend: Literal["eager", "inductor"] = "eager"
+    device: str = "cpu"
+    workers: int = 1
+    """Threads that each compute a share of every batch."""
+    loaders: int = 1
+    """Threads that read and prepare samples."""
+    memory: int = 512 * 2**20
+    """Bytes of prepared samples that are kept for the next epoch."""
+    save_every: int = 250
+    """Steps from one checkpoint to the next."""
+    keep: int = 2
+    """Checkpoints that are kept beside the end of each stage."""
+
+
+class Listener(Protocol):
+    """Who is told how a run goes."""
+
+    def stage(self, name: str, stop: Amount, done: float) -> None:
+        """A stage begins, or goes on after the share `done` of it."""
+
+    def step(self, metrics: Metrics, done: float) -> None:
+        """A step is done, and with it the share `done` of the stage."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+class Silence:
+    """Listens to nothing."""
+
+    def stage(self, name: str, stop: Amount, done: float) -> None:
+        """Nothing."""
+
+    def step(self, metrics: Metrics, done: float) -> None:
+        """Nothing."""
+
+    def notice(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run left behind."""
+
+    folder: Path
+    weights: Path
+    """Every parameter by the recipe's names, as safetensors."""
+    report: Path
+    bad: tuple[Bad, ...]
+
+
+def train(
+    recipe: Recipe,
+    data: Sequence[str],
+    out: Path,
+    *,
+    stages: Sequence[str] = (),
+    weights: Mapping[str, Tensor] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    options: Options | None = None,
+    listener: Listener | None = None,
+) -> Result:
+    """Train the stages (all of them by default), each from where the recipe says.
+
+    `data` holds paths, or `NAME=PATH` for one of the names that the stages draw from. The first
+    stage starts from `weights`; what they lack starts as the recipe declares it, so that `{}` is a
+    fresh start. None is that too, unless the recipe names published weights to start from.
+
+    A run that was cut off goes on with `resume`; `force` lets it go on although the recipe, the
+    options or the data have changed since.
+
+    Raises TrainingError, DataError or CheckpointError with what to do about it, RecipeError when
+    the recipe is wrong, and StoppedError after Ctrl-C.
+    """
+    options = options or Options()
+    recipe = overridden(recipe, options)
+    chosen = _chosen(recipe, stages)
+    names = [name for stage in chosen for name in recipe.stages[stage].data.shares]
+    paths = bind(list(dict.fromkeys(names)), data)
+    opened = {path: open_source(path) for path in dict.fromkeys(paths.values())}
+    if checkpoint.checkpoints(out) and not resume:
+        raise TrainingError(f"{out} holds a run: go on with --resume, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with _finishing_the_step() as stop:
+        walk = _Walk(
+            recipe=recipe,
+            plan=plan(recipe),
+            sources={name: opened[path] for name, path in paths.items()},
+            out=out,
+            start=weights,
+            options=options,
+            force=force,
+            listener=listener or Silence(),
+            stop=stop,
+        )
+        for name in chosen:
+            end = walk.stage(name, last=name == chosen[-1])
+    return walk.finish(chosen, end)
+
+
+def overridden(recipe: Recipe, options: Options) -> Recipe:
+    """The recipe with what the options change in every stage."""
+    changes = {
+        "stop": options.steps and Amount(value=options.steps, unit="steps"),
+        "batch": options.batch,
+        "precision": options.precision,
+        "seed": options.seed,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    stages = {name: stage.model_copy(update=given) for name, stage in recipe.stages.items()}
+    return recipe.model_copy(update={"stages": stages})
+
+
+def settings(
+    recipe: Recipe, stage: str, options: Options, sources: Mapping[str, Source]
+) -> dict[str, Any]:
+    """All that decides what a stage makes of the weights that it starts from.
+
+    Of the data the records count; nobody wants to wait until every picture is read for that.
+    """
+    said = recipe.model_dump(
+        mode="json",
+        by_alias=True,
+        include={"tokens", "inputs", "encoders", "adapters", "lm", "layouts", "objectives"},
+    )
+    used = recipe.stages[stage]
+    return {
+        **said,
+        "layouts": {name: said["layouts"][name] for name in used.layout},
+        stage: used.model_dump(mode="json", by_alias=True),
+        "workers": options.workers,
+        "backend": options.backend,
+        "device": options.device,
+        "data": {name: sources[name].digest for name in used.data.shares},
+    }
+
+
+def schedule_of(stage: Stage) -> Schedule:
+    """The rate of a stage, step by step."""
+    form = stage.schedule
+    minimum = 0.0 if isinstance(form, Constant) else form.min
+    return Schedule(form.call, peak=stage.optim.lr, warmup=form.warmup, minimum=minimum)
+
+
+def share_done(stop: Amount, progress: Progress, epoch: int) -> float:
+    """How much of a stage is behind, from 0 to 1; `epoch` is its length in samples."""
+    reached = {
+        "steps": progress.step,
+        "seq": progress.sequences,
+        "tok": progress.tokens,
+        "epochs": progress.position / epoch,
+    }
+    return min(1.0, reached[stop.unit] / stop.value)
+
+
+class _Walk:
+    """A run while it goes on."""
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        plan: Plan,
+        sources: Mapping[str, Source],
+        out: Path,
+        start: Mapping[str, Tensor] | None,
+        options: Options,
+        force: bool,
+        listener: Listener,
+        stop: threading.Event,
+    ) -> None:
+        self._recipe = recipe
+        self._plan = plan
+        self._sources = sources
+        self._out = out
+        self._start = start
+        self._options = options
+        self._force = force
+        self._listener = listener
+        self._stop = stop
+        self._metrics = MetricsFile(out / "metrics.jsonl")
+        self._bad = BadFile(out / "bad_samples.jsonl")
+        self._notices: list[str] = []
+
+    def stage(self, name: str, *, last: bool) -> Checkpoint:
+        """Train one stage to its end, from its own checkpoint if there is one."""
+        stage = self._recipe.stages[name]
+        said = settings(self._recipe, name, self._options, self._sources)
+        program = for_training(self._recipe, name)
+        own = self._newest(name)
+        if own:
+            self._expect_same(own, said)
+            if own.progress.finished:
+                self._notice(f"{name} is done already, after {own.progress.step:,} steps")
+                return own
+            weights, state, progress = own.weights(), own.optimizer(), own.progress
+        else:
+            weights, state = self._entry(name, program)
+            progress = Progress(stage=name)
+        run = StageRun(
+            program,
+            self._plan[name],
+            weights,
+            device=self._options.device,
+            workers=self._options.workers,
+            compiled=self._options.backend == "inductor",
+        )
+        kept = run.optimizer.load(state)
+        if own:
+            own.restore_random()
+        else:
+            torch.manual_seed(_number(stage.seed, name))
+            self._announce(name, state, kept)
+        self._metrics.cut(name, progress.step)
+        samples = Samples(
+            program.spec,
+            stage,
+            resources(self._recipe),
+            workers=self._options.workers,
+            device=self._options.device,
+        )
+        try:
+            return self._steps(name, run, samples, progress, said, last=last)
+        finally:
+            run.close()
+
+    def _steps(
+        self,
+        name: str,
+        run: StageRun,
+        samples: Samples,
+        progress: Progress,
+        said: dict[str, Any],
+        *,
+        last: bool,
+    ) -> Checkpoint:
+        stage, options = self._recipe.stages[name], self._options
+        schedule = schedule_of(stage)
+        sources = {share: self._sources[share] for share in stage.data.shares}
+        mixture = Mixture(sources, stage.data.shares, seed=f"{stage.seed}/{name}")
+        feed = Feed(
+            mixture,
+            samples.prepare,
+            samples.collate,
+            batch=stage.batch,
+            memory=options.memory,
+            loaders=options.loaders,
+        )
+        done = share_done(stage.stop, progress, mixture.epoch)
+        self._listener.stage(name, stage.stop, done)
+        began = time.perf_counter() - progress.seconds
+        with Ahead(feed.batches(progress.position)) as batches, threads(options.workers):
+            for batch in batches:
+                self._bad.add(batch.bad)
+                rate = schedule.rate(progress.step, done, progress.warm)
+                try:
+                    losses, norm = run.step(batch.shards, rate)
+                except NotFiniteError as error:
+                    where = f"stage {name}, step {progress.step + 1}"
+                    raise TrainingError(
+                        f"{where}: {error}; samples: {_some(batch.names)}"
+                    ) from error
+                progress = Progress(
+                    stage=name,
+                    step=progress.step + 1,
+                    position=batch.position,
+                    sequences=progress.sequences + batch.sequences,
+                    tokens=progress.tokens + batch.tokens,
+                    warm=progress.warm,
+                    seconds=time.perf_counter() - began,
+                )
+                done = share_done(stage.stop, progress, mixture.epoch)
+                finished, stopped = done >= 1.0, self._stop.is_set()
+                warm = done if progress.step == schedule.warmup else progress.warm
+                progress = progress.model_copy(update={"warm": warm, "finished": finished})
+                metrics = Metrics.of(progress, losses, rate, norm)
+                self._metrics.append(metrics)
+                self._listener.step(metrics, done)
+                if finished or stopped or progress.step % options.save_every == 0:
+                    saved = self._save(run, progress, said)
+                    if stopped and not (finished and last):
+                        raise StoppedError(saved)
+                    if finished:
+                        return saved
+        raise AssertionError("a feed has no end")
+
+    def finish(self, chosen: Sequence[str], end: Checkpoint) -> Result:
+        """Write the weights where they are looked for, and the report."""
+        weights, report = self._out / "weights.safetensors", self._out / "report.html"
+        checkpoint.write_weights(weights, end.weights())
+        metrics, bad = self._metrics.read(), self._bad.read()
+        (self._out / "loss.png").write_bytes(curves(metrics))
+        write_report(report, self._page(chosen, metrics, bad))
+        return Result(self._out, weights, report, tuple(bad))
+
+    def _page(self, chosen: Sequence[str], metrics: list[Metrics], bad: list[Bad]) -> Page:
+        ended = {
+            one.progress.stage for one in checkpoint.checkpoints(self._out) if one.progress.finished
+        }
+        rows = [
+            StageRow(
+                stage.name,
+                trained=by_part(stage.trained),
+                frozen=by_part(stage.coverage.frozen),
+                finished=stage.name in ended,
+            )
+            for stage in self._plan.stages
+        ]
+        first = self._recipe.stages[chosen[0]]
+        return Page(
+            title=self._recipe.name,
+            facts={
+                "parameters": f"{self._plan.total:,}",
+                "precision": first.precision,
+                "seed": str(first.seed),
+                "workers": str(self._options.workers),
+                "torch": checkpoint.versions()["torch"],
+            },
+            stages=rows,
+            metrics=metrics,
+            bad=bad,
+            notices=self._notices,
+            assumed=self._plan.assumed,
+        )
+
+    def _save(self, run: StageRun, progress: Progress, said: dict[str, Any]) -> Checkpoint:
+        saved = checkpoint.save(
+            self._out,
+            recipe=self._recipe.name,
+            settings=said,
+            progress=progress,
+            weights=run.weights,
+            optimizer=run.optimizer.state(),
+        )
+        checkpoint.prune(self._out, self._options.keep)
+        return saved
+
+    def _newest(self, stage: str) -> Checkpoint | None:
+        every = checkpoint.checkpoints(self._out)
+        return next((one for one in reversed(every) if one.progress.stage == stage), None)
+
+    def _entry(self, name: str, program: Program) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights that a stage begins with, and the state of the optimizer before it."""
+        after = self._recipe.stages[name].after
+        end = self._newest(after) if after else None
+        if end and end.progress.finished:
+            return completed(end.weights(), program, self._options.seed or 0), end.optimizer()
+        if self._start is None and after:
+            raise TrainingError(
+                f"stage {name} goes on after {after}, and {self._out} holds no end of {after}: "
+                f"train that first, or say with --weights what to start from"
+            )
+        if self._start is None and self._recipe.weights:
+            raise TrainingError(
+                f"{self._recipe.name} starts from {self._recipe.weights.from_.repository}: say where "
+                f"that lies with --weights, or start from random numbers with --weights fresh"
+            )
+        if after:
+            self._notice(f"{name} starts from the given weights, without {after}'s optimizer state")
+        return completed(self._start or {}, program, self._options.seed or 0), {}
+
+    def _expect_same(self, own: Checkpoint, said: dict[str, Any]) -> None:
+        """Refuse to go on with what a checkpoint was not made by."""
+        changed = checkpoint.changes(own.manifest.settings, said)
+        if changed and not self._force:
+            lines = "".join(f"\n  {line}" for line in changed)
+            raise TrainingError(
+                f"{own.folder} was made by other settings; --force goes on all the same:{lines}"
+            )
+        for line in changed:
+            self._notice(f"changed since {own.folder.name}: {line}")
+        for line in checkpoint.changes(own.manifest.versions, checkpoint.versions()):
+            self._notice(f"since {own.folder.name}, another {line}: the bits may differ")
+
+    def _announce(self, name: str, state: Mapping[str, Tensor], kept: Set[str]) -> None:
+        """Say which of the optimizer's state goes on, and which is lost."""
+        after = self._recipe.stages[name].after
+        lost = {key.removesuffix("/step") for key in state if key.endswith("/step")} - kept
+        for names, fate in ((kept, "goes on"), (lost, "is given up: frozen from here on")):
+            if names:
+                parts = by_part({one: self._plan.parameters[one] for one in names})
+                numbers = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+                self._notice(f"{name}: the optimizer's state from {after} {fate} ({numbers})")
+
+    def _notice(self, text: str) -> None:
+        self._notices.append(text)
+        self._listener.notice(text)
+
+
+def resources(recipe: Recipe) -> Path | None:
+    """The folder that the paths in a recipe start from: that of the file that names them."""
+    span = recipe.span("tokens.tokenizer")
+    return Path(span.source.name).parent if span else None
+
+
+def completed(given: Mapping[str, Tensor], program: Program, seed: int) -> dict[str, Tensor]:
+    """All weights of a program: those given, and the rest as declared, drawn from the seed."""
+    if program.parameters.keys() <= given.keys():
+        return dict(given)
+    fresh = lower(program)
+    fresh.init(seed)
+    return {name: value.detach() for name, value in fresh.module.state_dict().items()} | dict(given)
+
+
+def _chosen(recipe: Recipe, stages: Sequence[str]) -> list[str]:
+    if not recipe.stages:
+        raise TrainingError(f"{recipe.name} has no stages to train")
+    for name in stages:
+        if name not in recipe.stages:
+            close = nearest(name, recipe.stages) or list(recipe.stages)
+            raise TrainingError(f"{recipe.name} has no stage {name!r}; is it {' or '.join(close)}?")
+    return [name for name in recipe.stages if not stages or name in stages]
+
+
+def _number(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+@contextmanager
+def _finishing_the_step() -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C only sets the event; the second one interrupts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,99 @@
+"""One stage of a run: the weights in the form that it computes with, and its step.
+
+Precision: `f32` computes in float32. `bf16` computes with bfloat16 weights, as the model will run
+later, while each trained weight has a float32 master that the optimizer moves; gradients are summed
+and AdamW's moments kept in float32. Frozen weights are kept as they came and only read as bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..compiler.graph import Program
+from ..compiler.lower import lower
+from ..compiler.plan import StagePlan
+from .gradients import Gradients, Method
+from .optim import Optimizer, clip
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or the gradient of a step is infinite or no number."""
+
+
+class StageRun:
+    """What a stage computes with, from `weights` (every parameter of the program, by name) on."""
+
+    def __init__(
+        self,
+        program: Program,
+        plan: StagePlan,
+        weights: Mapping[str, Tensor],
+        *,
+        device: str = "cpu",
+        workers: int = 1,
+        compiled: bool = False,
+    ) -> None:
+        optim = plan.settings.optim
+        dtype = DTYPES[plan.settings.precision]
+        lowered = lower(program, dtype=dtype, device="meta")
+        # Shared with `weights` where dtype and device are the right ones already.
+        lowered.module.load_state_dict(
+            {name: weights[name].to(device, dtype) for name in lowered.module.state_dict()},
+            assign=True,
+        )
+        lowered.module.requires_grad_(False)
+        for path, module in lowered.module.named_modules():
+            if hasattr(module, "checkpoint"):
+                module.checkpoint = any(name.startswith(f"{path}.") for name in plan.recomputed)
+        self._live = {
+            name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
+        }
+        self._masters: dict[str, Tensor] = {
+            name: live if live.dtype == torch.float32 else weights[name].float().to(device)
+            for name, live in self._live.items()
+        }
+        self.weights = {**weights, **self._masters}
+        """Every parameter as it is now: trained ones in float32, others as they were given."""
+        self.optimizer = Optimizer(
+            self._masters,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            factors=plan.coverage.factors,
+        )
+        self._limit = optim.clip
+        methods: dict[str, Method] = dict(lowered.methods)
+        if compiled:
+            methods = {
+                name: torch.compile(method, fullgraph=True, dynamic=True)
+                for name, method in methods.items()
+            }
+        self._gradients = Gradients(methods["step"], methods.get("prefix"), self._live, workers)
+
+    def step(
+        self, shards: Sequence[Mapping[str, Tensor]], rate: float
+    ) -> tuple[dict[str, float], float]:
+        """Move the trained weights once; the losses by name, and the gradient's norm.
+
+        NotFiniteError when there is nothing sensible to move them by; they are then left alone.
+        """
+        losses, gradients = self._gradients.of(shards)
+        norm = clip(gradients, self._limit)
+        if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
+            raise NotFiniteError(f"the loss is {losses['loss']}, the norm of its gradient {norm}")
+        self.optimizer.step(gradients, rate)
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                if self._live[name] is not master:
+                    self._live[name].copy_(master)
+        return losses, norm
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self._gradients.close()
