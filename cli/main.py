@@ -76,7 +76,7 @@ class Commands(click.Group):
 
             close = nearest(args[0], COMMANDS)
             if close and args[0] not in COMMANDS:
-                error.message += f" Did you mean {' or '.join(repr(name) for name in close)}?"
+                error.message += f" Did you mean {close!r}?"
             raise
 
 

@@ -24,7 +24,7 @@ from .recipe import (
 )
 from .references import check_references, in_order
 from .source import Span
-from .values import CallValue, Given, ListValue, Reported
+from .values import CallValue, Given, ListValue
 
 EDITION = 1
 
@@ -321,7 +321,7 @@ class _Complaints:
     def _missing(self, loc: tuple[str | int, ...], names: list[str | int]) -> None:
         if any(isinstance(name, int) for name in names):
             given, _ = self._given(loc)
-            value = given.value() if given else None
+            value = given.known() if isinstance(given, Written) else None
             count = len(value.items) if isinstance(value, ListValue) else 0
             self._add(
                 "V303",
@@ -383,12 +383,7 @@ def _child(current: Any, key: str | int) -> Any:
     """The value below `current` at `key`; None when `key` is only the name of a call."""
     if isinstance(current, dict):
         return current.get(key)
-    if not isinstance(current, Given):
-        return None
-    try:
-        value = current.value()
-    except Reported:
-        return None
+    value = current.known() if isinstance(current, Written) else None
     if isinstance(value, ListValue) and isinstance(key, int) and key < len(value.items):
         return value.items[key]
     if isinstance(value, CallValue):
@@ -399,10 +394,7 @@ def _child(current: Any, key: str | int) -> Any:
 
 
 def _call_name(given: Given) -> str:
-    try:
-        value = given.value()
-    except Reported:
-        return ""
+    value = given.known() if isinstance(given, Written) else None
     return value.name if isinstance(value, CallValue) else ""
 
 
@@ -461,10 +453,7 @@ def _value_facts(
         yield path, part.header, Origin("default", None, part.recipe)
         return
     assumed = assumed or given.is_assumed
-    try:
-        value = given.value()
-    except Reported:
-        return
+    value = given.known()
     kind = "assumed" if assumed else "derived" if given.followed else "given"
     yield path, given.span, _origin(given.entry, kind, given.span)
     if isinstance(value, CallValue) and not given.followed:

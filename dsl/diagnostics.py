@@ -71,6 +71,10 @@ class RecipeError(Exception):
         assert self.diagnostics, "an error needs at least one diagnostic"
         super().__init__(render(self.diagnostics))
 
+    def render(self, colour: bool = False) -> str:
+        """Every mistake as text for a person, ending with a line end."""
+        return render(self.diagnostics, ansi if colour else plain) + "\n"
+
 
 class Findings:
     """Gathers mistakes, so that one run reports all of them; each is kept once."""
@@ -137,7 +141,28 @@ Painter = Callable[[str, str], str]
 gutter, fix, title, warning."""
 
 
-def render(diagnostics: Sequence[Diagnostic], paint: Painter = lambda text, role: text) -> str:
+_COLOURS = {
+    "error": "1;31",
+    "warning": "1;33",
+    "title": "1",
+    "primary": "31",
+    "secondary": "34",
+    "gutter": "2",
+    "fix": "1;32",
+}
+
+
+def plain(text: str, role: str) -> str:
+    """No colour."""
+    return text
+
+
+def ansi(text: str, role: str) -> str:
+    """The colours of a terminal."""
+    return f"\x1b[{_COLOURS[role]}m{text}\x1b[0m"
+
+
+def render(diagnostics: Sequence[Diagnostic], paint: Painter = plain) -> str:
     """The messages as text, one after another, with a blank line between."""
     return "\n\n".join(_render(diagnostic, paint) for diagnostic in diagnostics)
 

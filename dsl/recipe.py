@@ -221,6 +221,8 @@ class VideoInput(Model):
     """Clips: how many frames are taken, and how these are resized and scaled."""
 
     kind: Literal["video"] = "video"
+    aspect: Annotated[Range | None, Ranged()] = None
+    """How many times longer one side of a frame may be than the other."""
     rate: Fps
     """Frames taken from a second of the clip."""
     frames: CountRange
@@ -747,7 +749,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """Where each value of a recipe stands, by path: `lm.width`, `sft.optim.lr`, `chatml.user`."""
+    """Where each value of a recipe stands, by path.
+
+    All blocks share one set of names, so a path starts at the block: `lm` is where it is declared,
+    `lm.width` a setting, `sft.optim.lr` an argument, `sft.train[0]` a member of a list,
+    `tokens.im_end` a special token, `chatml.user` a rule, `weights.rules[3]` and
+    `weights.ignored[0]` statements of the weights, `asserts[0]` an assert.
+    """
 
     spans: Mapping[str, Span] = field(default_factory=lambda: MappingProxyType({}))
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
