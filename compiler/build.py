@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..dsl.recipe import Decoder, MergeMLP, Recipe, ViT
+from ..dsl.recipe import Decoder, MergeMLP, Recipe, RegionWords, ViT
 from . import ops
 from .graph import Graph, Node
+from .passes.add_losses import MatchRegions, NextToken, Objective
 from .types import TensorType
 
 CHANNELS = 3
 """Red, green and blue."""
+NEXT_TOKEN = "lm"
+"""The objective that every language model has; a recipe declares the others."""
 
 
 def build(recipe: Recipe, *, media: Iterable[str] | None = None) -> Graph:
@@ -39,6 +42,19 @@ def reach(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
         found[name] = tuple(medium for source in part.in_ for medium in found[source])
     if recipe.lm:
         found["lm"] = tuple(medium for source in recipe.lm.in_ for medium in found[source])
+    return found
+
+
+def objectives(recipe: Recipe, stage: str) -> Mapping[str, Objective]:
+    """What a stage minimises the sum of, by name."""
+    found = dict[str, Objective]()
+    for name in recipe.stages[stage].loss:
+        if name == NEXT_TOKEN:
+            found[name] = NextToken()
+            continue
+        match recipe.objectives[name]:
+            case RegionWords(regions=regions, words=words, temperature=temperature):
+                found[name] = MatchRegions(regions, words, temperature)
     return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..dsl.diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest
+from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
 from ..dsl.recipe import Lora, Lr, Recipe, Selector
 from .build import build
 from .graph import Graph
-from .ops import ZEROS, Embed, Param
+from .ops import ZEROS, Embed, Head, Param
+from .places import labels
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
     adapted, owner = dict[str, Lora](), dict[str, _Claim]()
     for claim in claims:
         if not claim.names:
-            findings.add(_empty(recipe, claim, parameters))
+            head = _tied_head(graph, claim.selector)
+            findings.add(
+                _shared(recipe, claim, head) if head else _empty(recipe, claim, parameters)
+            )
         clashes = dict.fromkeys(
             owner[name].path for name in claim.names if name in owner and _clash(claim, owner[name])
         )
@@ -95,7 +99,7 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
             owner.setdefault(name, claim)
     missing = [name for name in parameters if name not in owner]
     if missing:
-        findings.add(_unlisted(recipe, stage, missing))
+        findings.add(_unlisted(recipe, stage, missing, parameters))
     trained = {n: p for n, p in parameters.items() if n in owner and not owner[n].keeps}
     factors = {n: e.factor if isinstance(e := owner[n].entry, Lr) else 1.0 for n in trained}
     frozen = {name: param for name, param in parameters.items() if name not in trained}
@@ -114,7 +118,7 @@ def _claims(recipe: Recipe, name: str, graph: Graph) -> Iterator[_Claim]:
             if isinstance(entry, Lora):
                 # Low rank is a notion of linear layers: matrices that are no table.
                 chosen = [n for n in chosen if len(parameters[n].shape) == 2 and n not in tables]
-            path = f"{name}.{setting}.{index}"
+            path = f"{name}.{setting}[{index}]"
             yield _Claim(path, entry, setting == "train", tuple(chosen))
 
 
@@ -123,9 +127,27 @@ def _clash(one: _Claim, other: _Claim) -> bool:
     return not (one.keeps and other.keeps and one.adapts != other.adapts)
 
 
-def _label(recipe: Recipe, path: str, text: str, *, primary: bool = True) -> tuple[Label, ...]:
-    span = recipe.span(path)
-    return (Label(span, text, primary),) if span else ()
+def _tied_head(graph: Graph, selector: Selector) -> str | None:
+    """The tied head that a selector names, which owns no parameter that it could match."""
+    for node in graph:
+        if isinstance(node.op, Head) and node.op.tied and selector.matches(f"{node.name}.weight"):
+            return node.name
+    return None
+
+
+def _shared(recipe: Recipe, claim: _Claim, head: str) -> Diagnostic:
+    part = head.partition(".")[0]
+    return Diagnostic(
+        "F608",
+        f"`{head}` has no parameters of its own",
+        labels(
+            recipe,
+            (claim.path, f"{_verb(claim)} the head alone"),
+            (f"{part}.tied", "the head and the embedding are one matrix"),
+        ),
+        "tied weights are trained together or frozen together",
+        Fix(f"write `{part}.embed`, which is the matrix of both"),
+    )
 
 
 def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Diagnostic:
@@ -139,7 +161,7 @@ def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Di
     return Diagnostic(
         "F603",
         f"`{chosen}` matches {what}",
-        _label(recipe, claim.path, f"{what} of this model is at or below it"),
+        labels(recipe, (claim.path, f"{what} of this model is at or below it")),
         "a selector that matches nothing is a slip: the stage would do less than it says",
         Fix(f"write `{near}`" if near else "name a part of the model, or leave it out"),
     )
@@ -150,8 +172,11 @@ def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
     return Diagnostic(
         "F602",
         f"`{claim.selector}` and `{other.selector}` both claim `{shared[0]}`",
-        _label(recipe, claim.path, f"{_verb(claim)} it, and {len(shared) - 1:,} more")
-        + _label(recipe, other.path, f"{_verb(other)} it", primary=False),
+        labels(
+            recipe,
+            (claim.path, f"{_verb(claim)} it, and {len(shared) - 1:,} more"),
+            (other.path, f"{_verb(other)} it"),
+        ),
         "a stage does one thing with each parameter, or nobody can say what it does",
         Fix("name them in one place: narrow one of the two selectors"),
     )
@@ -161,27 +186,29 @@ def _verb(claim: _Claim) -> str:
     return "adapts" if claim.adapts else "trains" if claim.trains else "freezes"
 
 
-def _unlisted(recipe: Recipe, stage: str, missing: list[str]) -> Diagnostic:
-    tops = _tops(missing)
+def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[str]) -> Diagnostic:
+    tops = _tops(missing, every)
     return Diagnostic(
         "F601",
         f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",
-        _label(recipe, f"{stage}.train", f"{len(missing):,} parameters are in neither list"),
+        labels(recipe, (f"{stage}.train", f"{len(missing):,} parameters are in neither list")),
         "every parameter is trained or frozen by name; there is no default",
         Fix(f"add {listing(tops, 4)} to `train` or to `freeze`"),
     )
 
 
-def _tops(names: list[str]) -> list[str]:
-    """The shortest way to name parameters: by their first two names, or by the part alone."""
-    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+def _tops(names: list[str], every: Iterable[str]) -> list[str]:
+    """A short way to name parameters: by their part, where all of it is meant, or by its modules."""
+    rest = {name.partition(".")[0] for name in set(every) - set(names)}
+    depth = {name: 2 if name.partition(".")[0] in rest else 1 for name in names}
+    return list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in names))
 
 
 def _idle(recipe: Recipe, stage: str) -> Diagnostic:
     return Diagnostic(
         "F609",
         f"stage `{stage}` trains nothing",
-        _label(recipe, f"{stage}.train", "nothing of this learns"),
+        labels(recipe, (f"{stage}.train", "nothing of this learns")),
         "a stage without a trained parameter cannot change the model",
         Fix("name a part in `train`, or drop the stage"),
     )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..dsl.recipe import Layout, Recipe, RegionWords, RepeatItem
-from .build import build
+from ..dsl.diagnostics import Diagnostic, Findings
+from ..dsl.recipe import Recipe
+from .build import build, objectives
 from .coverage import Coverage, coverage
 from .graph import Graph, Methods, Program
 from .ops import Head, Param
-from .passes.add_losses import AddLosses, MatchRegions, NextToken, Objective
+from .passes.add_losses import AddLosses
 from .passes.drop_unused import DropUnused
 from .passes.fold_still_frames import FoldStillFrames
 from .passes.freeze import Freeze
@@ -27,10 +28,16 @@ from .passes.place_tokens import PlaceTokens
 from .passes.score_last import ScoreLast
 from .passes.split_methods import SplitInference, SplitTraining
 from .passes.tie_weights import TieWeights
+from .proofs.assertions import prove_assertions
+from .proofs.context import prove_context
+from .proofs.layouts import prove_layouts
+from .proofs.shapes import prove_shapes
+from .proofs.stages import prove_stages
 from .spec import feed_spec
-from .tokens import inference_limits, meaning_of, training_limits
+from .tokens import inference_limits, meaning_of, placed, training_limits
 from .types import Bounds
 from .verify import verify
+from .weights import prove_weights
 
 
 class Pass(Protocol):
@@ -78,7 +85,7 @@ def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass
     """The passes of a stage, in order."""
     return (
         *model_passes(recipe),
-        AddLosses({name: _objective(recipe, name) for name in recipe.stages[stage].loss}),
+        AddLosses(objectives(recipe, stage)),
         DropUnused(),
         Freeze(covered.trained.keys() | covered.adapted.keys()),
         SplitTraining(),
@@ -136,6 +143,29 @@ def name_of(step: Pass | Split) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(step).__name__).lower()
 
 
+PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
+    prove_shapes,
+    prove_context,
+    prove_layouts,
+    prove_stages,
+    prove_weights,
+    prove_assertions,
+)
+"""All that is proved of a recipe, in order."""
+
+
+def prove(recipe: Recipe) -> tuple[Diagnostic, ...]:
+    """Prove what can be known of a recipe before a weight is loaded.
+
+    RecipeError with every mistake of all proofs; otherwise the warnings.
+    """
+    findings = Findings()
+    for proof in PROOFS:
+        proof(recipe, findings)
+    findings.raise_if_any()
+    return findings.in_order
+
+
 def model(recipe: Recipe, *, watcher: Watcher | None = None) -> Graph:
     """The whole model with types, as every stage and mode begins with it."""
     return run(build(recipe), model_passes(recipe), watcher or Watcher())[WHOLE]
@@ -157,7 +187,7 @@ def for_inference(
     seen = tuple(placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media)
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
-    return _program(recipe, methods, limits, feed_spec(recipe, chosen))
+    return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen))
 
 
 def for_training(
@@ -179,22 +209,7 @@ def for_training(
         build(recipe, media=seen), training_passes(recipe, stage, covered), watcher or Watcher()
     )
     limits = training_limits(recipe, chosen, seen)
-    return _program(recipe, methods, limits, feed_spec(recipe, chosen), covered)
-
-
-def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
-    """The inputs for which one of the layouts reserves places."""
-    rules = [rule for layout in layouts for rule in layout.rules.values()]
-    marked = {rule.name for rule in rules if any(isinstance(i, RepeatItem) for i in rule.items)}
-    return [medium for medium in recipe.inputs if medium in marked]
-
-
-def _objective(recipe: Recipe, name: str) -> Objective:
-    if name == "lm":
-        return NextToken()
-    match recipe.objectives[name]:
-        case RegionWords(regions=regions, words=words, temperature=temperature):
-            return MatchRegions(regions, words, temperature)
+    return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen), covered)
 
 
 def _program(

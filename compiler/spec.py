@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..dsl.recipe import (
@@ -27,7 +28,7 @@ from ..dsl.recipe import (
     TextItem,
 )
 from .build import CHANNELS
-from .tokens import size_rule, tower_of
+from .tokens import size_rule
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
@@ -41,8 +42,8 @@ NORMALIZE: dict[type[CallModel], tuple[list[float], list[float]]] = {
 """Mean and deviation of red, green and blue, on the scale from 0 to 1."""
 
 
-def feed_spec(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
-    """The host's part of a stage or a mode.
+def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> dict[str, Any]:
+    """The host's part of a stage or a mode that takes the inputs `media`.
 
     Keys: `tokens` (tokenizer, special tokens, padding), `inputs` in the order of the feature rows,
     `vision` and `text` (positions), `layouts` (all of them), `layout` (those of the purpose, the
@@ -61,7 +62,7 @@ def feed_spec(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
             },
             "pad": recipe.tokens.specials[recipe.tokens.pad].id,
         },
-        "inputs": {medium: _input(recipe, medium) for medium in recipe.inputs},
+        "inputs": {medium: _input(recipe, medium) for medium in media},
         "vision": _vision(recipe),
         "text": _text(recipe),
         "layouts": {name: layout_json(recipe, rules) for name, rules in recipe.layouts.items()},
@@ -81,17 +82,17 @@ def feed_spec(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
 
 
 def _input(recipe: Recipe, medium: str) -> dict[str, Any]:
-    given = recipe.inputs[medium]
+    given, size = recipe.inputs[medium], size_rule(recipe, medium)
     mean, std = _mean_std(given.normalize)
     still = isinstance(given, ImageInput)
     return {
         "kind": given.kind,
-        "size": size_rule(recipe, medium).to_json(),
+        "size": size.to_json(),
         "alpha": given.alpha if isinstance(given, ImageInput) else "drop",
         "mean": mean,
         "std": std,
         "channels": CHANNELS,
-        "folded": still and tower_of(recipe, medium).frames_per_patch > 1,
+        "folded": still and size.frames_per_patch > 1,
     }
 
 

@@ -4,24 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ..blocks.input.sizes import ClipRule, SizeRule
-from ..dsl.recipe import ImageInput, MergeMLP, Mode, Recipe, Stage, VideoInput, ViT
+from ..dsl.recipe import (
+    ImageInput,
+    IndexItem,
+    Layout,
+    LayoutItem,
+    LossItem,
+    MergeMLP,
+    Mode,
+    Recipe,
+    RepeatItem,
+    RuleItem,
+    SpecialItem,
+    Stage,
+    TextItem,
+    VideoInput,
+    ViT,
+)
 from .sizing import fit, fit_frame
-from .types import Bounds, Option, Size, Symbol, divide, multiply, total
+from .types import (
+    Bounds,
+    Option,
+    Size,
+    Symbol,
+    add,
+    bounds,
+    divide,
+    multiply,
+    substitute,
+    total,
+)
+
+TURNS = ("system", "user", "assistant")
+"""The rules of a dialogue; a layout without them writes whole samples by one of `SAMPLES`."""
+SAMPLES = ("pair", "text")
+MOST_ITEMS = 9999
+"""No sample numbers more pictures or clips than this."""
 
 
 def size_rule(recipe: Recipe, medium: str) -> SizeRule:
     """The geometry of an input: its resize, and the patches and windows of the parts it reaches."""
     given, tower = recipe.inputs[medium], tower_of(recipe, medium)
-    window = window_of(recipe, medium)
+    assert tower, f"no encoder sees {medium}"
     return SizeRule(
         multiple=given.resize.multiple,
         least=given.resize.budget.at_least(1),
         most=given.resize.budget.high,
         patch=tower.patch,
         frames_per_patch=tower.frames_per_patch,
-        window=window,
+        window=window_of(recipe, medium),
         aspect=given.aspect.high if isinstance(given, ImageInput) and given.aspect else None,
         clip=_clip(given) if isinstance(given, VideoInput) else None,
     )
@@ -38,9 +72,9 @@ def _clip(given: VideoInput) -> ClipRule:
     )
 
 
-def tower_of(recipe: Recipe, medium: str) -> ViT:
+def tower_of(recipe: Recipe, medium: str) -> ViT | None:
     """The encoder that an input reaches."""
-    return next(tower for tower in recipe.encoders.values() if medium in tower.in_)
+    return next((tower for tower in recipe.encoders.values() if medium in tower.in_), None)
 
 
 def window_of(recipe: Recipe, medium: str) -> tuple[int, int]:
@@ -78,11 +112,129 @@ def meaning_of(recipe: Recipe) -> dict[str, Size]:
     """What the symbols in the graph's types mean: `image.patches` is a total over the images."""
     meaning = dict[str, Size]()
     for medium in recipe.inputs:
+        if tower_of(recipe, medium) is None:
+            continue
         rows, columns = window_of(recipe, medium)
         each = Symbol(f"{medium}.tokens")
         meaning[f"{medium}.patches"] = multiply(rows * columns, total(medium, each))
         meaning[each.name] = item_tokens(recipe, medium)
     return meaning
+
+
+NONE = Bounds(0, 0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The tokens of a piece of a layout: its places and special tokens, and those of fixed text.
+
+    How many tokens a text takes is the tokenizer's to say; without it they are bounded: at least
+    one where there is text, at most one a byte.
+    """
+
+    places: Size = 0
+    text: Bounds = NONE
+
+    def __add__(self, other: Cost) -> Cost:
+        assert self.text.most is not None and other.text.most is not None
+        text = Bounds(self.text.least + other.text.least, self.text.most + other.text.most)
+        return Cost(add(self.places, other.places), text)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is no text in it."""
+        return self.text.most == 0
+
+    def most(self, domain: Mapping[str, Bounds]) -> int | None:
+        """The greatest number of tokens over a domain; None when there is no limit."""
+        places = bounds(self.places, domain).most
+        return None if places is None or self.text.most is None else places + self.text.most
+
+
+def rule_cost(recipe: Recipe, layout: Layout, rule: str, *, media: bool = True) -> Cost:
+    """What a rule of a layout adds to a sample, besides what its parameters hold.
+
+    `media` says whether to count the pictures and clips that it places by other rules.
+    """
+    return _cost(recipe, layout, layout.rules[rule].items, rule, media)
+
+
+def _cost(
+    recipe: Recipe, layout: Layout, items: Iterable[LayoutItem], rule: str, media: bool
+) -> Cost:
+    cost = Cost()
+    for item in items:
+        match item:
+            case SpecialItem():
+                cost += Cost(1)
+            case TextItem(text=text):
+                cost += Cost(0, _text(text))
+            case IndexItem():
+                cost += Cost(0, Bounds(1, len(str(MOST_ITEMS))))
+            case RepeatItem():
+                cost += Cost(Symbol(f"{rule}.tokens"))
+            case RuleItem(rule=used) if media or used not in recipe.inputs:
+                cost += _cost(recipe, layout, layout.rules[used].items, used, media)
+            case LossItem(items=inner):
+                cost += _cost(recipe, layout, inner, rule, media)
+    return cost
+
+
+def _text(text: str) -> Bounds:
+    """A byte-level tokenizer makes at most one token of each byte."""
+    return Bounds(min(1, len(text)), len(text.encode()))
+
+
+def frame_cost(recipe: Recipe, layout: Layout) -> Cost:
+    """What the shortest sample of a layout takes without its content: one turn of each kind."""
+    turns = [rule for rule in TURNS if rule in layout.rules]
+    if layout.system is None and "system" in turns:
+        turns.remove("system")
+    costs = [
+        rule_cost(recipe, layout, rule, media=False)
+        for rule in turns or SAMPLES
+        if rule in layout.rules
+    ]
+    if turns:
+        return sum(costs, Cost(0, _text(layout.system or "")))
+    return max(costs, key=lambda cost: cost.most({}) or 0, default=Cost())
+
+
+def item_cost(recipe: Recipe, layout: Layout, medium: str) -> Cost:
+    """What one picture or clip takes, tags included, as a closed form of its size."""
+    cost = rule_cost(recipe, layout, medium)
+    return Cost(substitute(cost.places, meaning_of(recipe)), cost.text)
+
+
+def worst(recipe: Recipe, layout: Layout, items: Mapping[str, int]) -> int | None:
+    """The most tokens of a sample with so many items of each input, and no text of its own.
+
+    None when nothing bounds them.
+    """
+    found = frame_cost(recipe, layout).most({})
+    for medium, number in items.items():
+        item = item_cost(recipe, layout, medium).most(domain(recipe))
+        found = None if found is None or item is None else found + number * item
+    return found
+
+
+def domain(recipe: Recipe) -> dict[str, Bounds]:
+    """What the sizes of inputs can be, as far as the recipe bounds them."""
+    found = dict[str, Bounds]()
+    for medium, given in recipe.inputs.items():
+        found[f"{medium}.width"] = found[f"{medium}.height"] = Bounds(1, None)
+        if isinstance(given, VideoInput):
+            frames = given.frames
+            least = frames.at_least(frames.step)
+            found[f"{medium}.frames"] = Bounds(least, frames.high, frames.step)
+    return found
+
+
+def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
+    """The inputs for which one of the layouts reserves places."""
+    rules = [rule for layout in layouts for rule in layout.rules.values()]
+    marked = {rule.name for rule in rules if any(isinstance(i, RepeatItem) for i in rule.items)}
+    return [medium for medium in recipe.inputs if medium in marked]
 
 
 def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[str, Bounds]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Node
-from ..ops import Add, CrossEntropy, Embed, Head, RegionWords, TakeRows
+from ..ops import Add, CrossEntropy, Embed, Head, Input, RegionWords, TakeRows
 from ..types import TensorType
 from .infer_shapes import infer
 
@@ -18,7 +18,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class MatchRegions:
-    """Contrast of pooled rows of the node `regions` with embedded words of the node `words`."""
+    """Contrast of pooled rows of the module `regions` with words embedded by the module `words`."""
 
     regions: str
     words: str
@@ -65,7 +65,7 @@ def _next_token(nodes: list[Node], name: str) -> Iterator[Node]:
 
 
 def _match_regions(graph: Graph, objective: MatchRegions, name: str) -> Iterator[Node]:
-    table, features = graph[objective.words], graph[objective.regions]
+    table, features = _end(graph, objective.words), _end(graph, objective.regions)
     assert isinstance(table.op, Embed) and features.type
     yield Node.fed("regions.pool", TensorType(("regions", features.type.sizes[0]), "f32"))
     yield Node.fed("regions.words", TensorType(("classes", "words"), "i64"))
@@ -86,3 +86,9 @@ def _match_regions(graph: Graph, objective: MatchRegions, name: str) -> Iterator
             "regions.weight",
         ),
     )
+
+
+def _end(graph: Graph, module: str) -> Node:
+    """The last node of the first call of a module, or of a part made of several."""
+    calls = [node for node in graph if f"{node.name}.".startswith(f"{module}.")]
+    return [node for node in calls if not isinstance(node.op, Input)][-1]

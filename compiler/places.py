@@ -1,0 +1,17 @@
+"""Where in a recipe a proof points when it fails."""
+
+from __future__ import annotations
+
+from ..dsl.diagnostics import Label
+from ..dsl.recipe import Recipe
+
+
+def labels(recipe: Recipe, *places: tuple[str, str]) -> tuple[Label, ...]:
+    """A label for each (path, what is to be seen there); the first is the primary one.
+
+    A path that stands nowhere in the text, as in a recipe that a program made, is left out.
+    """
+    found = [(recipe.span(path), text) for path, text in places]
+    return tuple(
+        Label(span, text, primary=number == 0) for number, (span, text) in enumerate(found) if span
+    )

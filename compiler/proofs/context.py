@@ -1,0 +1,120 @@
+"""A picture or a clip, with what its layout puts around it, fits where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...dsl.diagnostics import Diagnostic, Findings, Fix
+from ...dsl.recipe import ImageInput, Recipe, VideoInput
+from ..places import labels
+from ..tokens import Cost, domain, frame_cost, item_cost, placed, tower_of
+from ..types import evaluate
+
+SHAPES = ((1280, 720), (1920, 1080), (640, 480), (1024, 1024), (720, 1280))
+"""Pictures and frames that a reader knows, in pixels: the first that fails is the example."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many tokens a use of a layout has for a sample, and the setting that says so."""
+
+    user: str
+    layout: str
+    tokens: int
+    path: str
+
+
+def prove_context(recipe: Recipe, findings: Findings) -> None:
+    """Gather, for each input, the tightest use that one item of it can outgrow.
+
+    A mistake, unless the recipe caps a whole clip within the room, and only the least share of a
+    frame breaks the cap: some published systems are so, and say nothing of it. That is a warning;
+    whoever feeds the model refuses such a clip by name.
+    """
+    rooms = sorted(_rooms(recipe), key=lambda room: room.tokens)
+    for medium in recipe.inputs:
+        if tower_of(recipe, medium) is None:
+            continue
+        for room in rooms:
+            found = _overflow(recipe, medium, room)
+            if found:
+                findings.add(found)
+                break
+
+
+def _rooms(recipe: Recipe) -> Iterator[Room]:
+    assert recipe.lm
+    for name, stage in recipe.stages.items():
+        path = f"{name}.pack" if stage.pack else "lm.context"
+        for layout in stage.layout:
+            yield Room(f"stage `{name}`", layout, stage.pack or recipe.lm.context, path)
+    for name, mode in recipe.modes.items():
+        yield Room(f"mode `{name}`", mode.layout, mode.prompt.high, f"{name}.prompt")
+
+
+def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
+    layout = recipe.layouts[room.layout]
+    if medium not in placed(recipe, [layout]):
+        return None
+    item, frame = item_cost(recipe, layout, medium), frame_cost(recipe, layout)
+    alone, around = item.most(domain(recipe)), frame.most({})
+    assert around is not None
+    if alone is not None and alone + around <= room.tokens:
+        return None
+    example = _example(recipe, medium, item, room.tokens)
+    if example is None:
+        example = _example(recipe, medium, item, room.tokens - around)
+    given = recipe.inputs[medium]
+    capped = isinstance(given, VideoInput) and given.resize.clip is not None
+    held = capped and (given.resize.clip or 0) + around + 2 <= room.tokens
+    what = "a clip" if isinstance(given, VideoInput) else "a picture"
+    greatest = "without limit" if alone is None else f"up to {alone:,} tok, tags included"
+    places = [(f"{medium}.resize.budget", f"{what} takes {greatest}")]
+    if isinstance(given, VideoInput):
+        places.append((f"{medium}.frames", f"up to {given.frames.high} frames"))
+    if capped:
+        places.append((f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"))
+    places.append((room.path, f"room for {room.tokens:,}"))
+    return Diagnostic(
+        "T504",
+        f"{what} can outgrow {room.user}",
+        labels(recipe, *places),
+        example or f"with the {around:,} tok that `{room.layout}` puts around it at most",
+        Fix(_advice(medium, given), safe=False),
+        "warning" if held else "error",
+    )
+
+
+def _advice(medium: str, given: ImageInput | VideoInput) -> str:
+    if isinstance(given, ImageInput):
+        return "lower the high end of `budget`"
+    if given.resize.clip is None:
+        return "cap the whole clip: `clip: 16384tok`"
+    return "allow fewer `frames`, or lower the low end of `budget`"
+
+
+def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
+    """The smallest item of a familiar shape that fails, found by search over the domain."""
+    given, limits = recipe.inputs[medium], domain(recipe)
+    assert item.text.most is not None
+    for width, height in SHAPES:
+        size = {f"{medium}.width": width, f"{medium}.height": height}
+        if isinstance(given, ImageInput):
+            tokens = evaluate(item.places, size) + item.text.most
+            if tokens > room:
+                return f"a picture of {width}x{height} takes {tokens:,} tok"
+            continue
+        frames = limits[f"{medium}.frames"]
+        assert frames.most is not None
+        counts = range(frames.least, frames.most + 1, frames.step)
+        taken = [evaluate(item.places, size | {f"{medium}.frames": n}) for n in counts]
+        first = next((i for i, n in enumerate(taken) if n + item.text.most > room), None)
+        if first is not None:
+            number, rate = counts[first], given.rate
+            return (
+                f"the shortest {width}x{height} clip that fails has {number} frames"
+                f" ({number / rate:g} s at {rate:g} fps): {taken[first]:,} tok;"
+                f" the longest takes {max(taken):,}"
+            )
+    return None

@@ -1,0 +1,84 @@
+"""Layouts say what is learnt, where an answer ends, and never learn the places of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ...dsl.diagnostics import Diagnostic, Findings, Fix
+from ...dsl.recipe import (
+    Layout,
+    LayoutItem,
+    LossItem,
+    Recipe,
+    RepeatItem,
+    RuleItem,
+    SpecialItem,
+)
+from ..places import labels
+
+
+def prove_layouts(recipe: Recipe, findings: Findings) -> None:
+    """Gather what is wrong with the layouts that a stage or a mode uses."""
+    for diagnostic in _without_loss(recipe):
+        findings.add(diagnostic)
+    used = {name for stage in recipe.stages.values() for name in stage.layout}
+    used |= {mode.layout for mode in recipe.modes.values()}
+    for name, layout in recipe.layouts.items():
+        if name not in used:
+            continue
+        for rule in layout.rules.values():
+            for item in rule.items:
+                if isinstance(item, LossItem):
+                    for diagnostic in _loss(recipe, name, rule.name, item):
+                        findings.add(diagnostic)
+
+
+def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
+    """A stage that learns the next token, or a mode that writes it, needs to know where."""
+    uses = [
+        (f"stage `{name}`", f"{name}.layout", layout)
+        for name, stage in recipe.stages.items()
+        if "lm" in stage.loss
+        for layout in stage.layout
+    ]
+    uses += [
+        (f"mode `{name}`", f"{name}.layout", mode.layout) for name, mode in recipe.modes.items()
+    ]
+    for user, path, name in uses:
+        rules = recipe.layouts[name].rules.values()
+        if any(isinstance(item, LossItem) for rule in rules for item in rule.items):
+            continue
+        yield Diagnostic(
+            "L705",
+            f"layout `{name}` has no loss",
+            labels(recipe, (path, f"{user} uses it"), (name, "no rule marks what is supervised")),
+            "what stands inside `loss(...)` is learnt, and is what the model writes later",
+            Fix("put the answer into a loss: `assistant(b) -> ... loss(b im_end)`"),
+        )
+
+
+def _loss(recipe: Recipe, layout: str, rule: str, loss: LossItem) -> Iterator[Diagnostic]:
+    if not loss.items or not isinstance(loss.items[-1], SpecialItem):
+        yield Diagnostic(
+            "L706",
+            f"the loss of `{layout}.{rule}` does not end in a special token",
+            labels(recipe, (f"{layout}.{rule}", "nothing in it says that the answer is over")),
+            "a model that never learns a stop token never stops",
+            Fix("end the loss with a special token: `loss(b im_end)`"),
+        )
+    if _has_places(recipe.layouts[layout], loss.items):
+        yield Diagnostic(
+            "L707",
+            f"the loss of `{layout}.{rule}` covers the places of features",
+            labels(recipe, (f"{layout}.{rule}", "a picture or a clip stands inside the loss")),
+            "those places hold features, not tokens: there is nothing to predict",
+            Fix("move it out of the loss"),
+        )
+
+
+def _has_places(layout: Layout, items: Iterable[LayoutItem]) -> bool:
+    return any(
+        isinstance(item, RepeatItem)
+        or (isinstance(item, RuleItem) and _has_places(layout, layout.rules[item.rule].items))
+        for item in items
+    )

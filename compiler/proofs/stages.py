@@ -1,0 +1,66 @@
+"""Each stage does exactly one thing with each parameter, and what it trains reaches its loss."""
+
+from __future__ import annotations
+
+from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
+from ...dsl.recipe import Recipe
+from ..build import build, objectives
+from ..coverage import Coverage, cover
+from ..passes.add_losses import AddLosses
+from ..passes.drop_unused import DropUnused
+from ..passes.infer_shapes import InferShapes
+from ..passes.tie_weights import TieWeights
+from ..places import labels
+from ..tokens import placed
+
+
+def prove_stages(recipe: Recipe, findings: Findings) -> None:
+    """Gather what is wrong with each stage."""
+    for name in recipe.stages:
+        own = Findings()
+        covered = cover(recipe, name, own)
+        for diagnostic in own.in_order:
+            findings.add(diagnostic)
+        if not own:
+            _prove_paths(recipe, name, covered, findings)
+
+
+def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Findings) -> None:
+    """Every parameter that learns feeds the loss of its stage."""
+    stage = recipe.stages[name]
+    media = placed(recipe, [recipe.layouts[layout] for layout in stage.layout])
+    graph = build(recipe, media=media)
+    try:
+        for step in (
+            InferShapes(),
+            TieWeights(),
+            AddLosses(objectives(recipe, name)),
+            DropUnused(),
+        ):
+            graph = step.run(graph)
+    except RecipeError as error:
+        # Parts that do not fit one another are `prove_shapes`'s to report, once.
+        if not any(found.code.startswith("S4") for found in findings.in_order):
+            for diagnostic in error.diagnostics:
+                findings.add(diagnostic)
+        return
+    reached = graph.parameters().keys()
+    idle = [n for n in (*covered.trained, *covered.adapted) if n not in reached]
+    if not idle:
+        return
+    parts = list(dict.fromkeys(parameter.partition(".")[0] for parameter in idle))
+    lost = [medium for medium in recipe.inputs if medium not in media]
+    why = f"its layouts place no {' and no '.join(lost)}" if lost else "no loss depends on it"
+    findings.add(
+        Diagnostic(
+            "F607",
+            f"stage `{name}` trains {listing(parts)}, but no loss can reach all of it",
+            labels(
+                recipe,
+                (f"{name}.train", f"{len(idle):,} parameters, from `{idle[0]}` on, feed no loss"),
+                (f"{name}.layout", why),
+            ),
+            "without a path to the loss there is no gradient, so nothing would be learnt",
+            Fix("freeze it in this stage, or let a layout or a loss use it"),
+        )
+    )
