@@ -198,7 +198,7 @@ def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[st
 
 
 def _tops(names: list[str], every: Iterable[str]) -> list[str]:
-    """A short way to name parameters: by their part, where all of it is meant, or by its modules."""
+    """A short way to name parameters: by their part where all of it is meant, else by module."""
     rest = {name.partition(".")[0] for name in set(every) - set(names)}
     depth = {name: 2 if name.partition(".")[0] in rest else 1 for name in names}
     return list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in names))

@@ -1,0 +1,332 @@
+"""What differs between two models: in weights, tokens, prompts, numerics and stages.
+
+Differences of the parts are read from the operations of both graphs, so a setting counts as one of
+weights exactly when changing it alone changes the name or the shape of a parameter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ..dsl.recipe import (
+    Amount,
+    CallModel,
+    IndexItem,
+    LayoutItem,
+    Lora,
+    LossItem,
+    Lr,
+    Range,
+    Recipe,
+    RepeatItem,
+    Rule,
+    RuleItem,
+    Selector,
+    SlotItem,
+    SpecialItem,
+    TextItem,
+)
+from .build import build
+from .graph import Graph
+from .ops import Input, Operation, Param
+from .plan import by_part, count
+from .weights import names
+
+Group = Literal["WEIGHTS", "TOKENS", "PROMPTS", "NUMERICS", "STAGES"]
+GROUPS: tuple[Group, ...] = ("WEIGHTS", "TOKENS", "PROMPTS", "NUMERICS", "STAGES")
+"""What an edit touches, in the order in which edits are told."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One difference: what stood at a path, and what stands there now (None: nothing).
+
+    `derived` says that the new value follows from another one.
+    """
+
+    group: Group
+    path: str
+    old: str | None
+    new: str | None
+    derived: bool = False
+
+    def __str__(self) -> str:
+        if self.old is None:
+            return f"+ {self.path}  {self.new}".rstrip()
+        if self.new is None:
+            return f"- {self.path}  {self.old}".rstrip()
+        note = "  (derived)" if self.derived else ""
+        return f"{self.path}  {self.old} -> {self.new}{note}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The parameters of one part in both models, and how many the new one can take over."""
+
+    name: str
+    old: int
+    new: int
+    reusable: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """All edits from one model to another, and what it means for their weights.
+
+    `reusable` names the parameters of the new model whose published tensor has the same name and
+    shape in both.
+    """
+
+    old: str
+    new: str
+    edits: tuple[Edit, ...]
+    parts: tuple[Part, ...]
+    reusable: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.edits)
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """What no edit touches: groups, and parts whose parameters are all reusable."""
+        touched = {edit.group for edit in self.edits}
+        parts = [f"{part.name} ({part.new:,} reusable)" for part in self.parts if _kept(part)]
+        groups = [group.lower() for group in GROUPS[1:] if group not in touched]
+        return (*parts, *groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for other programs."""
+        return {
+            "old": self.old,
+            "new": self.new,
+            "edits": [
+                {
+                    "group": edit.group.lower(),
+                    "path": edit.path,
+                    "old": edit.old,
+                    "new": edit.new,
+                    "derived": edit.derived,
+                }
+                for edit in self.edits
+            ],
+            "parts": {
+                part.name: {"old": part.old, "new": part.new, "reusable": part.reusable}
+                for part in self.parts
+            },
+            "reusable_tensors": len(self.reusable),
+        }
+
+
+def _kept(part: Part) -> bool:
+    return part.old == part.new == part.reusable > 0
+
+
+def diff(old: Recipe, new: Recipe) -> Difference:
+    """The edits that lead from one recipe's model to the other's."""
+    graphs = build(old), build(new)
+    edits = (
+        *_operations(new, *graphs),
+        *_weights(old, new),
+        *_inputs(old, new),
+        *_prompts(old, new),
+        *_positions(old, new),
+        *_stages(old, new),
+    )
+    parameters = graphs[0].parameters(), graphs[1].parameters()
+    reusable = _reusable(old, new, *parameters)
+    before, after = by_part(parameters[0]), by_part(parameters[1])
+    kept = by_part({name: parameters[1][name] for name in reusable})
+    parts = tuple(
+        Part(name, before.get(name, 0), after.get(name, 0), kept.get(name, 0))
+        for name in before | after
+    )
+    order = {group: number for number, group in enumerate(GROUPS)}
+    unique = dict.fromkeys(edits)
+    return Difference(
+        old.name,
+        new.name,
+        tuple(sorted(unique, key=lambda edit: order[edit.group])),
+        parts,
+        tuple(reusable),
+    )
+
+
+def _reusable(
+    old: Recipe, new: Recipe, before: Mapping[str, Param], after: Mapping[str, Param]
+) -> list[str]:
+    given = names(old).published
+    shapes = {given[name]: param.shape for name, param in before.items()}
+    wanted = names(new).published
+    return [name for name, param in after.items() if shapes.get(wanted[name]) == param.shape]
+
+
+def _operations(new: Recipe, before: Graph, after: Graph) -> Iterator[Edit]:
+    """Facts of operations that both models have, and modules that only one of them has."""
+    ours = {node.module: node.op for node in before if not isinstance(node.op, Input)}
+    theirs = {node.module: node.op for node in after if not isinstance(node.op, Input)}
+    for module in ours | theirs:
+        one, other = ours.get(module), theirs.get(module)
+        if one is not None and other is not None and type(one) is type(other):
+            yield from _facts(new, module.partition(".")[0], one, other)
+        elif any(op and op.parameters() for op in (one, other)):
+            yield Edit("WEIGHTS", module, _owner(one), _owner(other))
+
+
+def _facts(new: Recipe, part: str, one: Operation, other: Operation) -> Iterator[Edit]:
+    for fact in fields(one):  # type: ignore[arg-type]
+        was, now = getattr(one, fact.name), getattr(other, fact.name)
+        if was == now:
+            continue
+        alone: Operation = replace(one, **{fact.name: now})  # type: ignore[type-var]
+        group: Group = "NUMERICS" if alone.parameters() == one.parameters() else "WEIGHTS"
+        path = f"{part}.{_SETTINGS.get(fact.name, fact.name)}"
+        origin = new.origin(path)
+        written = origin is not None and origin.kind not in ("derived", "default")
+        yield Edit(group, path, _shown(was), _shown(now), not written)
+
+
+_SETTINGS = {"kind": "norm"}
+"""Facts of operations that a recipe has under another name."""
+
+
+def _owner(op: Operation | None) -> str | None:
+    return None if op is None else f"{op.name}, {count(op.parameters()):,} parameters"
+
+
+def _weights(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """Where published weights and the starting points of the parts come from."""
+    before, after = _sources(old), _sources(new)
+    for path in before | after:
+        if before.get(path) != after.get(path):
+            yield Edit("WEIGHTS", path, before.get(path), after.get(path))
+
+
+def _sources(recipe: Recipe) -> dict[str, str]:
+    found = {"weights.from": recipe.weights.from_.repository} if recipe.weights else {}
+    parts = [*recipe.encoders.items(), *recipe.adapters.items()]
+    for name, part in [*parts, *([("lm", recipe.lm)] if recipe.lm else [])]:
+        if part.start:
+            found[f"{name}.start"] = part.start.repository
+    return found
+
+
+def _inputs(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """What is let in, and how large it becomes; the values of pixels are numerics."""
+    for name in old.inputs | new.inputs:
+        before, after = (_flat(recipe.inputs.get(name)) for recipe in (old, new))
+        for edit in _compared("TOKENS", name, before, after):
+            setting = edit.path.removeprefix(f"{name}.").partition(".")[0]
+            yield replace(edit, group="NUMERICS") if setting in _PIXELS else edit
+    context = [{"context": str(recipe.lm.context)} if recipe.lm else {} for recipe in (old, new)]
+    yield from _compared("TOKENS", "lm", *context)
+
+
+_PIXELS = ("alpha", "normalize")
+
+
+def _prompts(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """The tokenizer, the special tokens and the layouts."""
+    yield from _compared("PROMPTS", "tokens", _flat(old.tokens), _flat(new.tokens))
+    for name in old.layouts | new.layouts:
+        yield from _compared("PROMPTS", name, _layout(old, name), _layout(new, name))
+
+
+def _layout(recipe: Recipe, name: str) -> dict[str, str]:
+    layout = recipe.layouts.get(name)
+    if layout is None:
+        return {}
+    system = {} if layout.system is None else {"system": repr(layout.system)}
+    return system | {rule.name: _rule(rule) for rule in layout.rules.values()}
+
+
+def _rule(rule: Rule) -> str:
+    return f"({', '.join(rule.parameters)}) -> {_items(rule.items)}"
+
+
+def _items(items: tuple[LayoutItem, ...]) -> str:
+    return " ".join(_item(item) for item in items)
+
+
+def _item(item: LayoutItem) -> str:
+    """An item as a recipe writes it."""
+    match item:
+        case TextItem(text=text):
+            return json.dumps(text, ensure_ascii=False)
+        case SpecialItem(special=name) | SlotItem(parameter=name):
+            return name
+        case RepeatItem(special=name, count=counted):
+            return f"{name} * {counted}.tokens"
+        case IndexItem(parameter=name):
+            return f"{name}.index"
+        case RuleItem(rule=name, arguments=arguments):
+            return f"{name}({', '.join(arguments)})"
+        case LossItem(items=items):
+            return f"loss({_items(items)})"
+
+
+def _positions(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """Rotary positions, which no parameter shows."""
+    for name in {**old.encoders, **new.encoders, "lm": None}:
+        before, after = (_flat(getattr(recipe.block(name), "pos", None)) for recipe in (old, new))
+        yield from _compared("NUMERICS", f"{name}.pos", before, after)
+
+
+def _stages(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """How it is trained, and how it is run."""
+    for kind in ("stages", "modes", "objectives"):
+        before, after = getattr(old, kind), getattr(new, kind)
+        for name in before | after:
+            if name in before and name in after:
+                yield from _compared("STAGES", name, _flat(before[name]), _flat(after[name]))
+            else:
+                gone, come = (kind[:-1] if name in side else None for side in (before, after))
+                yield Edit("STAGES", name, gone, come)
+
+
+def _compared(
+    group: Group, path: str, before: Mapping[str, str], after: Mapping[str, str]
+) -> Iterator[Edit]:
+    """An edit for each value that differs; one alone where a side has nothing at all."""
+    if not before or not after:
+        if before or after:
+            yield Edit(group, path, "" if before else None, "" if after else None)
+        return
+    for name in {**before, **after}:
+        if before.get(name) != after.get(name):
+            yield Edit(group, f"{path}.{name}".rstrip("."), before.get(name), after.get(name))
+
+
+def _flat(value: object, path: str = "") -> dict[str, str]:
+    """The values of a model by path, as a reader would write them; what is left out is left out."""
+    if isinstance(value, Selector | Range | Amount) or not isinstance(value, BaseModel | dict):
+        return {} if value is None else {path: _shown(value)}
+    inside = value.items() if isinstance(value, dict) else value
+    found = {path: str(value.model_dump()["call"])} if isinstance(value, CallModel) else {}
+    for name, given in inside:
+        if name not in ("call", "kind", "type"):
+            found |= _flat(given, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _shown(value: object) -> str:
+    """A value as a recipe writes it, as near as need be."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return f"[{', '.join(map(_shown, value))}]"
+        case Range(low=low, high=high, step=step):
+            ends = f"{'' if low is None else low}..{high}"
+            return ends if step == 1 else f"{ends} by {step}"
+        case Lora(target=target, rank=rank):
+            return f"lora({target}, rank: {rank})"
+        case Lr(target=target, factor=factor):
+            return f"lr({target}, {factor:g})"
+    return str(value)
