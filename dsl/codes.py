@@ -10,6 +10,7 @@ CODES: dict[str, str] = {
     "E106": "the edition of the language is missing or unknown",
     "E107": "the file cannot be read",
     "E108": "the file does not hold the recipe that was asked for",
+    "E109": "the file cannot be written",
     # N2: names
     "N201": "there is no recipe of this name",
     "N202": "there is no setting of this name",

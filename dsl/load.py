@@ -1,8 +1,13 @@
 """From the name of a recipe, or a text, to the recipe itself."""
 
+import os
+import re
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 
 from . import syntax
@@ -59,6 +64,55 @@ def _finish(
         raise RecipeError([Diagnostic("E105", "the values nest too deeply", (label,))]) from None
 
 
+def recipes_of(name_or_path: str) -> list[str]:
+    """What to load for each recipe that a name or file stands for; a file may hold several."""
+    name, colon, _ = name_or_path.rpartition(":")
+    if not is_path(name_or_path) or (colon and name.endswith(SUFFIX)):
+        return [name_or_path]
+    file = parse(Source(name_or_path, read_text(Path(name_or_path))))
+    if len(file.recipes) < 2:
+        return [name_or_path]
+    return [f"{name_or_path}:{recipe.name}" for recipe in file.recipes]
+
+
+def title_of(name: str) -> str:
+    """The first sentence of the comment that opens a shipped recipe."""
+    lines = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe file; raises `RecipeError` when there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = (
+            "it is not UTF-8 text"
+            if isinstance(error, ValueError)
+            else (error.strerror or str(error)).lower()
+        )
+        raise RecipeError([Diagnostic("E107", f"{path} cannot be read", reason=why)]) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a recipe file whole or not at all; raises `RecipeError` where that cannot be done."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, beside)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        why = (error.strerror or str(error)).lower()
+        raise RecipeError([Diagnostic("E109", f"{path} cannot be written", reason=why)]) from None
+
+
 def is_path(name: str) -> bool:
     """Whether this is meant as a file, not as the name of a shipped recipe."""
     return SUFFIX in name or "/" in name or "\\" in name
@@ -93,14 +147,14 @@ class Shelf:
         for recipe in self._files[base.span.source].recipes:
             if recipe.name == base.name and recipe.base is not base:
                 return recipe
-        return self.shipped(base.name, base.span, findings, self._files[base.span.source])
+        return self.shipped(base.name, base.span, findings, self._files[base.span.source].recipes)
 
     def shipped(
         self,
         name: str,
         asked: Span | None,
         findings: Findings,
-        beside: syntax.File | None = None,
+        beside: Sequence[syntax.RecipeNode] = (),
     ) -> syntax.RecipeNode | None:
         """A recipe that comes with triptych; None after a finding."""
         recipes = shipped_recipes()
@@ -108,12 +162,7 @@ class Shelf:
             text = recipes[name].read_text(encoding="utf-8-sig")
             file = self.read(Source(f"recipes/{name}{SUFFIX}", text), Path())
             return _choose(file, name, asked, findings)
-        near = nearest(
-            name,
-            [*recipes, *(recipe.name for recipe in beside.recipes if beside)]
-            if beside
-            else list(recipes),
-        )
+        near = nearest(name, [*recipes, *(node.name for node in beside)])
         findings.add(
             Diagnostic(
                 "N201",
@@ -135,9 +184,10 @@ class Shelf:
         if not colon or not name.endswith(SUFFIX):
             name, recipe = path, ""
         try:
-            text = Path(name).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            findings.add(_unreadable(name, asked, error))
+            text = read_text(Path(name))
+        except RecipeError as error:
+            labels = (Label(asked),) if asked else ()
+            findings.add(replace(error.diagnostics[0], labels=labels))
             return None
         file = self.read(Source(name, text), Path(name).parent)
         if not file.recipes:
@@ -186,11 +236,4 @@ def _empty(name: str, asked: Span | None) -> Diagnostic:
         f"{name} holds no recipe",
         (Label(asked),) if asked else (),
         fix=Fix("write `recipe name { language = 1 ... }`, or start with `triptych new name`"),
-    )
-
-
-def _unreadable(name: str, asked: Span | None, error: OSError | ValueError) -> Diagnostic:
-    why = "it is not UTF-8 text" if isinstance(error, ValueError) else error.strerror or str(error)
-    return Diagnostic(
-        "E107", f"{name} cannot be read", (Label(asked),) if asked else (), reason=why.lower()
     )
