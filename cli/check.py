@@ -57,7 +57,8 @@ def _is_good(name: str, amend: Sequence[str], said: dict[Diagnostic, None]) -> b
     try:
         inside = recipes_of(name)
         if inside != [name]:
-            return all([_is_good(recipe, amend, said) for recipe in inside])
+            good = [_is_good(recipe, amend, said) for recipe in inside]
+            return all(good)
         recipe = load_recipe(name, amend=amend)
         found = prove(recipe)
     except RecipeError as error:

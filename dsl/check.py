@@ -446,6 +446,10 @@ def _part_facts(part: Part, raw: Raw) -> Iterator[tuple[str, Span, Origin]]:
             yield f"{part.name}.{name}", part.header, Origin("default", None, part.recipe)
 
 
+def _covers(outer: Span, inner: Span) -> bool:
+    return outer.source == inner.source and outer.start <= inner.start and inner.end <= outer.end
+
+
 def _value_facts(
     path: str, given: Written, part: Part, assumed: bool
 ) -> Iterator[tuple[str, Span, Origin]]:
@@ -467,6 +471,8 @@ def _value_facts(
 
 
 def _origin(entry: Entry, kind: Any, span: Span | None = None) -> Origin:
+    while span and entry.replaced and _covers(entry.replaced.statement.span, span):
+        entry = entry.replaced  # an argument that `--set` left as it was
     if kind == "given" and entry.inherited:
         kind = "inherited"
     replaced = _origin(entry.replaced, "given") if entry.replaced else None
