@@ -13,9 +13,9 @@ from torch.nn import functional
 class AdaptedLinear(nn.Linear):
     """A linear layer plus scale * B A: `lora_a` [R, I], `lora_b` [O, R] (zero at the start)."""
 
-    def __init__(self, into: int, out: int, *, bias: bool, rank: int, alpha: float) -> None:
+    def __init__(self, into: int, out: int, *, bias: bool, rank: int, scale: float) -> None:
         super().__init__(into, out, bias=bias)
-        self.scale = alpha / rank
+        self.scale = scale
         self.lora_a = nn.Parameter(torch.empty(rank, into))
         self.lora_b = nn.Parameter(torch.zeros(out, rank))
 
@@ -25,6 +25,6 @@ class AdaptedLinear(nn.Linear):
         return super().forward(x_I) + self.scale * functional.linear(low_R, self.lora_b)
 
 
-def merged(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, alpha: float) -> Tensor:
+def merged(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
     """The matrix that computes alone what the layer computes with its adaptation."""
-    return weight_OI + alpha / a_RI.shape[0] * (b_OR @ a_RI)
+    return weight_OI + scale * (b_OR @ a_RI)

@@ -25,6 +25,7 @@ def region_words(
     word_mask_CL: Tensor,
     target_R: Tensor,
     weight_R: Tensor,
+    *,
     temperature: float,
 ) -> Tensor:
     """How badly regions of pictures point at their labels: contrastive, over the labels given.

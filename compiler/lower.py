@@ -25,6 +25,7 @@ from ..blocks.norms import NORMS
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
+from ..dsl.recipe import Lora
 from . import ops
 from .graph import Graph, Program
 from .types import DType, Size
@@ -80,7 +81,11 @@ def _decode(
     return block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches, slot_BT[:, 0])
 
 
-def _take_last(op: ops.TakeLast, block: None, x_BTW: Tensor, position_B: Tensor) -> Tensor:
+def _take_last(
+    op: ops.TakeLast, block: None, x_BTW: Tensor, position_B: Tensor | None = None
+) -> Tensor:
+    if position_B is None:
+        return x_BTW[:, -1]
     return x_BTW[torch.arange(x_BTW.shape[0], device=x_BTW.device), position_B]
 
 
@@ -170,14 +175,17 @@ class MethodModule(Scope):
         }
         self._inputs = [node.name for node in graph if isinstance(node.op, ops.Input)]
         self._steps: list[_Step] = []
+        owners: dict[str, nn.Module] = {}
         for node in graph:
             if isinstance(node.op, ops.Input | ops.Cache):
                 continue
             row = LOWERING[type(node.op)]
             owner = modules[node.module] if row.make else None
+            if owner is not None:
+                owners[node.module] = owner
             self._steps.append(_Step(node.name, node.op, row.run, owner, node.inputs))
-        for name in dict.fromkeys(node.module for node in graph if node.module in modules):
-            self.place(name, modules[name])
+        for name, owner in owners.items():
+            self.place(name, owner)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of the method; of `inputs`, only those of `signature` are looked at."""
@@ -225,20 +233,24 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
 
     On the device "meta" nothing is allocated: shapes and names only.
     """
-    modules: dict[str, nn.Module] = {}
+    owners = {
+        node.name: node.op
+        for graph in program.methods.values()
+        for node in graph
+        if node.module == node.name and node.op.parameters()
+    }
     tree = Scope()
     with torch.device("meta"):
-        for graph in program.methods.values():
-            for node in graph:
-                make = LOWERING[type(node.op)].make if type(node.op) in LOWERING else None
-                if make and node.module == node.name and node.name not in modules:
-                    modules[node.name] = make(node.op)
-                    tree.place(node.name, modules[node.name])
+        for name, op in owners.items():
+            make = LOWERING[type(op)].make
+            assert make, f"{op.name} has parameters and no module"
+            tree.place(name, make(op))
         for name, lora in program.adapted.items():
-            _adapt(tree, name.removesuffix(".weight"), lora.rank, lora.alpha)
+            _adapt(tree, name.removesuffix(".weight"), lora)
     tree.to(dtype)
     if device != "meta":
         tree.to_empty(device=device)
+    modules = {name: tree.get_submodule(name) for name in owners}
     methods = {name: MethodModule(graph, modules, dtype) for name, graph in program.methods.items()}
     lowered = Lowered(program, tree, MappingProxyType(methods), dtype)
     _verify(lowered)
@@ -274,13 +286,17 @@ def _initial(name: str, param: ops.Param, seed: int) -> Tensor:
     return torch.randn(param.shape, generator=generator) * param.init.scale
 
 
-def _adapt(tree: Scope, path: str, rank: int, alpha: float) -> None:
+def _adapt(tree: Scope, path: str, lora: Lora) -> None:
     """Puts a layer that learns beside itself in the place of a linear one."""
     *above, name = path.split(".")
     plain = tree.get_submodule(path)
     assert isinstance(plain, nn.Linear), f"{path} is not linear"
     adapted = AdaptedLinear(
-        plain.in_features, plain.out_features, bias=plain.bias is not None, rank=rank, alpha=alpha
+        plain.in_features,
+        plain.out_features,
+        bias=plain.bias is not None,
+        rank=lora.rank,
+        scale=lora.scale,
     )
     tree.get_submodule(".".join(above)).add_module(name, adapted)
 

@@ -104,7 +104,7 @@ class Batches:
         index = [
             self._feature_index(sample, rows) for sample, rows in zip(samples, begins, strict=True)
         ]
-        positions, deltas = zip(*(self._positions(sample) for sample in samples), strict=True)
+        positions, deltas = zip(*(self.token_positions(sample) for sample in samples), strict=True)
         cos_BTD, sin_BTD = self._tables(positions, width, left=True)
         first_B = torch.tensor([width - sample.length for sample in samples])
         inputs |= {
@@ -131,6 +131,17 @@ class Batches:
             "text.slot": torch.full_like(tokens_B[:, None], slot),
             "text.first": prompts.first,
         }
+
+    def token_positions(self, sample: Sample) -> tuple[Tensor, int]:
+        """The positions of a sample's tokens in each stream, [S, T], and its delta.
+
+        A token that follows at place t has position t + delta in all streams.
+        """
+        places = [
+            (seen.start, seen.grid.merged(self.inputs[seen.input].rule.window))
+            for seen in sample.media
+        ]
+        return self.positions.index(sample.length, places)
 
     def _media(
         self, samples: Sequence[Sample], *, everywhere: bool
@@ -170,7 +181,7 @@ class Batches:
             index.append(torch.cat([self._feature_index(sample, next(ahead)) for sample in row]))
             lengths = torch.tensor([sample.length for sample in row])
             segments.append(torch.repeat_interleave(torch.arange(1, len(row) + 1), lengths))
-            positions.append(torch.cat([self._positions(sample)[0] for sample in row], dim=1))
+            positions.append(torch.cat([self.token_positions(sample)[0] for sample in row], dim=1))
         cos_BTD, sin_BTD = self._tables(positions, width, left=False)
         return {
             "text.tokens": _stacked(tokens, width, self.pad),
@@ -187,14 +198,6 @@ class Batches:
             tokens = self.inputs[seen.input].tokens(seen)
             index_T[seen.start : seen.start + tokens] = torch.arange(begin, begin + tokens)
         return index_T
-
-    def _positions(self, sample: Sample) -> tuple[Tensor, int]:
-        """The positions of a sample's tokens in each stream, [S, T], and its delta."""
-        places = [
-            (seen.start, seen.grid.merged(self.inputs[seen.input].rule.window))
-            for seen in sample.media
-        ]
-        return self.positions.index(sample.length, places)
 
     def _tables(
         self, positions: Sequence[Tensor], width: int, *, left: bool
@@ -223,7 +226,8 @@ class Batches:
         for number, (pool, begin) in enumerate(pools):
             pool_RM[number, begin : begin + len(pool.shares)] = torch.from_numpy(pool.shares)
             target_R[number] = share.labels.index(pool.label)
-        words = [torch.tensor(self.tokenizer.encode(label)) for label in share.labels or [" "]]
+        words = [torch.tensor(self.tokenizer.encode(label)) for label in share.labels]
+        words = words or [torch.tensor([self.pad])]
         longest = max(map(len, words))
         return {
             "regions.pool": pool_RM,

@@ -5,7 +5,8 @@ Shape suffixes: N patches, P pixels of a patch, W width.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from ..operators import embed_patches
 
 
 class PatchEmbed(nn.Module):
@@ -24,5 +25,5 @@ class PatchEmbed(nn.Module):
     def forward(self, patches_NP: Tensor) -> Tensor:
         """From [N, P] to [N, W], in the dtype of the kernel."""
         one_frame = patches_NP.shape[1] * self.weight.shape[2] == self.weight[0].numel()
-        kernel = self.weight.sum(2) if one_frame else self.weight
-        return functional.linear(patches_NP.to(kernel.dtype), kernel.flatten(1), self.bias)
+        kernel = self.weight.sum(2, keepdim=True) if one_frame else self.weight
+        return embed_patches(patches_NP.to(kernel.dtype), kernel, self.bias)

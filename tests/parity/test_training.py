@@ -1,0 +1,56 @@
+"""Loss and gradients of the golden training cases, stage by stage of the shipped recipe."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from triptych.compiler.pipeline import for_training
+from triptych.compiler.weights import names
+
+STAGES = {"stage1": "vision", "stage2": "joint", "stage3": "sft"}
+
+
+def gradients(case, stage):
+    """The loss of a stage, and the gradient of each trained parameter by its published name."""
+    program = for_training(case.recipe, stage)
+    lowered = case.lower(program)
+    (feed,) = case.feeds
+    rows = [[sample] for sample in feed.samples()]
+    inputs = case.batches(program).train_batch(rows) | feed.patches()
+    lowered.module.requires_grad_(False)
+    trained = {name: lowered.module.get_parameter(name) for name in program.trained}
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    if "prefix" in lowered.methods:
+        with torch.no_grad():
+            inputs |= lowered.methods["prefix"](inputs)
+    loss = lowered.methods["step"](inputs)["loss"]
+    loss.backward()
+    published = names(case.recipe).published
+    return loss.detach(), {published[name]: p.grad for name, p in trained.items()}
+
+
+@pytest.mark.parametrize("part", STAGES)
+def test_loss_and_gradients_are_those_of_the_official_model(train_case, part, kernels):
+    loss, found = gradients(train_case, STAGES[part])
+    kernels.check(loss, train_case.expected["loss"], "loss")
+    norm = torch.stack([grad.double().norm() for grad in found.values()]).norm()
+    expected = train_case.expected[f"{part}.grad_norm"]
+    kernels.check(norm / expected, torch.ones_like(expected), "grad_norm", kernels.gradient)
+    for name, expected in train_case.expected.items():
+        if not name.startswith(f"{part}.grad."):
+            continue
+        tensor = name.removeprefix(f"{part}.grad.")
+        grad = found[tensor.removesuffix(".rownorm")]
+        if tensor.endswith(".rownorm"):
+            grad = grad.norm(dim=-1)
+        kernels.check(grad, expected, name, kernels.gradient)
+
+
+@pytest.mark.parametrize("part", STAGES)
+def test_the_rows_that_features_overwrite_get_no_gradient(train_case, part):
+    _, found = gradients(train_case, STAGES[part])
+    table = found.get("model.embed_tokens.weight")
+    if table is not None and not train_case.config["tie_word_embeddings"]:
+        assert table[train_case.config["image_token_id"]].eq(0).all()
