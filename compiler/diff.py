@@ -208,10 +208,10 @@ def _weights(old: Recipe, new: Recipe) -> Iterator[Edit]:
 
 def _sources(recipe: Recipe) -> dict[str, str]:
     found = {"weights.from": recipe.weights.from_.repository} if recipe.weights else {}
-    parts = [*recipe.encoders.items(), *recipe.adapters.items()]
-    for name, part in [*parts, *([("lm", recipe.lm)] if recipe.lm else [])]:
-        if part.start:
-            found[f"{name}.start"] = part.start.repository
+    for name in (*recipe.encoders, *recipe.adapters, "lm"):
+        start = getattr(recipe.block(name), "start", None)
+        if start is not None:
+            found[f"{name}.start"] = start.repository
     return found
 
 

@@ -70,7 +70,7 @@ def _fit_frame_bound(
         if not cap:
             return most
         share = cap if count == 0 else 0 if count is None else cap * per // count
-        return max(min(most, share), math.ceil(least * slack))
+        return max(min(most, share), math.floor(least * slack))
 
     tightest = room(frames.most)
     return Bounds(

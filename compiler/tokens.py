@@ -33,6 +33,7 @@ from .types import (
     add,
     bounds,
     divide,
+    evaluate,
     multiply,
     substitute,
     total,
@@ -56,7 +57,7 @@ def size_rule(recipe: Recipe, medium: str) -> SizeRule:
         patch=tower.patch,
         frames_per_patch=tower.frames_per_patch,
         window=window_of(recipe, medium),
-        aspect=given.aspect.high if isinstance(given, ImageInput) and given.aspect else None,
+        aspect=given.aspect.high if given.aspect else None,
         clip=_clip(given) if isinstance(given, VideoInput) else None,
     )
 
@@ -204,6 +205,55 @@ def item_cost(recipe: Recipe, layout: Layout, medium: str) -> Cost:
     """What one picture or clip takes, tags included, as a closed form of its size."""
     cost = rule_cost(recipe, layout, medium)
     return Cost(substitute(cost.places, meaning_of(recipe)), cost.text)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One picture or clip: what it becomes, and what it takes.
+
+    Sizes are (width, height) in pixels; `frames` are those that are seen, 1 for a picture;
+    `tagged` counts the tokens with the tags that a layout puts around them.
+    """
+
+    medium: str
+    size: tuple[int, int]
+    frames: int
+    resized: tuple[int, int]
+    grid: tuple[int, int, int]
+    patches: int
+    tokens: int
+    tagged: Bounds
+
+
+def counted(
+    recipe: Recipe,
+    layout: Layout,
+    medium: str,
+    size: tuple[int, int],
+    recorded: tuple[int, float] = (1, 1.0),
+) -> Counted:
+    """What a picture takes, or a clip of which `recorded` gives all frames and their rate.
+
+    SizeError when the recipe refuses it; KeyError when the layout places no such thing.
+    """
+    rule, (width, height) = size_rule(recipe, medium), size
+    frames = rule.clip.sampled(*recorded) if rule.clip else 1
+    grid = rule.clip_grid(width, height, frames) if rule.clip else rule.image_grid(width, height)
+    resized = grid.columns * rule.patch, grid.rows * rule.patch
+    values = {f"{medium}.width": width, f"{medium}.height": height, f"{medium}.frames": frames}
+    cost = item_cost(recipe, layout, medium)
+    places = evaluate(cost.places, values)
+    assert cost.text.most is not None
+    return Counted(
+        medium,
+        size,
+        frames,
+        resized,
+        (grid.slots, grid.rows, grid.columns),
+        grid.patches,
+        evaluate(item_tokens(recipe, medium), values),
+        Bounds(places + cost.text.least, places + cost.text.most),
+    )
 
 
 def worst(recipe: Recipe, layout: Layout, items: Mapping[str, int]) -> int | None:

@@ -9,6 +9,7 @@ as far as recipes need it; it can be evaluated, bounded over a domain, and print
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -423,6 +424,10 @@ def _extreme(kind: Literal["max", "min"], sizes: Sequence[Size]) -> Size:
     return others[0] if len(others) == 1 else Extreme(kind, tuple(others))
 
 
+MOST_TRIED = 2000
+"""`bounds` tries the values of a symbol one by one up to this many."""
+
+
 def evaluate(size: Size, values: Values) -> int:
     """The number that a size is where its symbols have these values.
 
@@ -435,12 +440,26 @@ def evaluate(size: Size, values: Values) -> int:
 def bounds(size: Size, domain: Mapping[str, Bounds]) -> Bounds:
     """The least and the most that a size can be where its symbols stay in a domain.
 
-    The bounds hold, but need not be reached: each part of an expression is bounded for itself.
+    The bounds hold, but need not be reached: each part of an expression is bounded for itself. Of a
+    symbol that occurs several times and has few values, each value is tried.
 
     >>> str(bounds(Symbol("rows") * 4 + 2, {"rows": Bounds(1, 10)}))
     '6..42'
     """
-    return Bounds(size, size) if isinstance(size, int) else size.bounds(domain)
+    if isinstance(size, int):
+        return Bounds(size, size)
+    for name, times in Counter(symbols(size)).items():
+        limits = domain.get(name)
+        if times > 1 and limits and limits.most is not None and limits.most > limits.least:
+            tried = range(limits.least, limits.most + 1, limits.step)
+            if len(tried) <= MOST_TRIED:
+                each = [bounds(size, {**domain, name: Bounds(n, n)}) for n in tried]
+                most = [bound.most for bound in each if bound.most is not None]
+                return Bounds(
+                    min(bound.least for bound in each),
+                    max(most) if len(most) == len(each) else None,
+                )
+    return size.bounds(domain)
 
 
 def symbols(size: Size) -> Iterator[str]:

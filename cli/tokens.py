@@ -1,0 +1,147 @@
+"""`triptych tokens`: how many tokens pictures and clips take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..dsl.load import load_recipe
+from ..dsl.recipe import Layout, Recipe
+from .output import amend_option, echo_json, heading, json_option, table
+
+if TYPE_CHECKING:
+    from ..compiler.tokens import Counted
+
+EXAMPLES = """\b
+Examples:
+  triptych tokens qwen2_vl_7b                                  the closed forms, and their bounds
+  triptych tokens qwen2_vl_7b --image 224x224 --image 1280x720
+  triptych tokens qwen2_vl_7b --video 1920x1080,60s --video 1280x720,10s@24fps
+  triptych tokens qwen2_vl_7b --video 1920x1080,60s --set video.resize.clip=24576tok
+"""
+
+
+class Picture(click.ParamType):
+    """`WxH` in pixels."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Width and height."""
+        match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", value)
+        if match is None:
+            self.fail(f"{value!r} is no size; write 1280x720", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class Film(click.ParamType):
+    """`WxH,SECONDSs[@FPSfps]`."""
+
+    name = "WxH,SECONDSs[@FPSfps]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Width, height, seconds, and frames a second."""
+        match = re.fullmatch(
+            r"([1-9]\d{0,6})x([1-9]\d{0,6}),(\d+(?:\.\d+)?)s(?:@(\d+(?:\.\d+)?)fps)?", value
+        )
+        if match is None:
+            self.fail(f"{value!r} is no clip; write 1280x720,10s or 1280x720,10s@24fps", param, ctx)
+        rate = float(match[4] or RECORDED)
+        if not rate or not float(match[3]):
+            self.fail(f"{value!r} has no frames", param, ctx)
+        return int(match[1]), int(match[2]), float(match[3]), rate
+
+
+RECORDED = 30.0
+"""Frames a second of a clip where none are given: no recipe samples more."""
+
+
+@click.command("tokens", epilog=EXAMPLES)
+@click.argument("recipe")
+@click.option("--image", "images", type=Picture(), multiple=True, help="A picture. Repeatable.")
+@click.option("--video", "videos", type=Film(), multiple=True, help="A clip. Repeatable.")
+@click.option("--layout", help="The layout whose tags are counted; by default the first.")
+@amend_option
+@json_option
+def tokens_command(
+    recipe: str,
+    images: Sequence[tuple[int, int]],
+    videos: Sequence[tuple[int, int, float, float]],
+    layout: str | None,
+    amend: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Count the tokens that pictures and clips take in RECIPE.
+
+    Without a picture or a clip, prints the closed forms and their bounds. A recipe's rule that
+    refuses a size says so; the exit code is 1 then.
+    """
+    from ..blocks.input.sizes import SizeError
+    from ..compiler.tokens import counted
+
+    loaded = load_recipe(recipe, amend=amend)
+    if not loaded.layouts:
+        raise click.ClickException(f"{recipe} has no layout, so nothing says what tokens it takes")
+    if layout is not None and layout not in loaded.layouts:
+        known = ", ".join(loaded.layouts)
+        raise click.UsageError(f"{recipe} has no layout {layout}; it has {known}.")
+    name = layout or next(iter(loaded.layouts))
+    for medium, wanted in (("image", images), ("video", videos)):
+        if wanted and medium not in loaded.layouts[name].rules:
+            raise click.ClickException(f"layout {name} of {recipe} places no {medium}")
+    rules = loaded.layouts[name]
+    try:
+        items = [counted(loaded, rules, "image", size) for size in images]
+        items += [
+            counted(loaded, rules, "video", (w, h), (round(seconds * rate), rate))
+            for w, h, seconds, rate in videos
+        ]
+    except SizeError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        forms = {medium: form for medium, form, _ in _forms(loaded, rules)}
+        echo_json({"layout": name, "forms": forms, "items": [asdict(item) for item in items]})
+    elif items:
+        _show(items)
+    else:
+        for medium, form, limits in _forms(loaded, rules):
+            heading(f"{medium}: {limits}")
+            click.echo(f"  {form}")
+
+
+def _forms(recipe: Recipe, layout: Layout) -> Iterator[tuple[str, str, str]]:
+    """For each input of a layout: its name, its tokens with tags in closed form, their bounds."""
+    from ..compiler.tokens import domain, item_cost, placed
+    from ..compiler.types import bounds
+
+    for medium in placed(recipe, [layout]):
+        cost = item_cost(recipe, layout, medium)
+        found = bounds(cost.places, domain(recipe))
+        most = "any number" if found.most is None else f"{found.most:,}"
+        text = "" if cost.is_exact else f", and {cost.text} of text"
+        yield medium, str(cost.places), f"{found.least:,} to {most} tokens with tags{text}"
+
+
+def _show(items: Sequence[Counted]) -> None:
+    rows = []
+    for item in items:
+        width, height = item.size
+        tagged = item.tagged
+        exact = tagged.least == tagged.most
+        rows.append(
+            (
+                item.medium,
+                f"{width}x{height}",
+                f"{item.frames}",
+                f"{item.resized[0]}x{item.resized[1]}",
+                ",".join(map(str, item.grid)),
+                f"{item.patches:,}",
+                f"{item.tokens:,}",
+                f"{tagged.least:,}" if exact else f"{tagged.least:,}..{tagged.most:,}",
+            )
+        )
+    table(rows, ("input", "size", "frames", "resized", "grid t,h,w", "patches", "tokens", "tagged"))
