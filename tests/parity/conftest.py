@@ -99,6 +99,10 @@ class Case:
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / "weights.safetensors")
 
+    @cached_property
+    def prompts(self) -> dict:
+        return json.loads((self.folder / "prompts.json").read_text(encoding="utf-8"))
+
     @property
     def is_model(self) -> bool:
         """Weights and activations; the other kind is about pictures and prompts."""
