@@ -172,7 +172,7 @@ def test_prompts_are_those_of_the_official_template_token_for_token(prompts_case
         else:
             assert turns.pop() == Turn("assistant", ())
             sample = processor.prompt(turns)
-            assert not sample.supervised.any()
+            assert not sample.supervised[-1]
         assert coded(sample.ids) == facts["ids_rle"], name
         assert sample.length == facts["length"], name
 
