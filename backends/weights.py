@@ -105,7 +105,7 @@ def _missing(map_: Mapping[str, str], found: Mapping[str, object]) -> Iterator[s
     lacking = [theirs for theirs in map_.values() if theirs not in found]
     if lacking:
         near = nearest(lacking[0], found)
-        hint = f"; there is {near[0]}" if near else ""
+        hint = f"; there is {near}" if near else ""
         yield f"{len(lacking)} tensors are missing: {_listed(lacking)}{hint}"
 
 

@@ -1,0 +1,239 @@
+"""Answers from an executable: pictures through the tower, the prompt at once, then token by token.
+
+The same session drives every backend: it knows methods by name and tensors by name, and takes the
+rest from a feed spec. Rows of a batch are padded on the left, so that all answers grow in the same
+slot of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..blocks.input.batch import Prompts
+from ..blocks.input.processor import Processor
+from ..blocks.input.sample import Sample, Turn
+from .base import Executable, InputError, Limit
+from .sampling import Chooser, Sampling
+
+Dialogue: TypeAlias = Sequence[Turn]
+
+SMALLEST_CACHE = 128
+"""Slots of the smallest cache; each next size doubles, up to what the executable takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said: the text, its tokens without the one that ended it, and why it ended."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: Literal["stop", "length"]
+    prompt: int
+    """Tokens of the prompt, features included."""
+
+
+class Session:
+    """Asks an executable; holds no state between calls but what the executable keeps compiled."""
+
+    def __init__(self, executable: Executable, processor: Processor, spec: dict[str, Any]) -> None:
+        """`spec` is the feed spec of the mode that the executable was made from."""
+        self.executable = executable
+        self.processor = processor
+        self.sampling = Sampling.from_spec(spec["sampling"])
+        self.new: int = spec["limits"]["new"]
+        self._methods = executable.methods
+        self._towers = [name for name in self._methods if name.startswith("vision_")]
+        self._takes_features = "features" in self._methods["prefill"].inputs
+
+    def chat(
+        self,
+        dialogues: Sequence[Dialogue],
+        *,
+        new: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """The answer to each dialogue, as many at a time as the executable takes.
+
+        `new` bounds the tokens of an answer, `sampling` says how they are chosen; both come from
+        the recipe's mode unless they are given. The same seed gives the same answers. InputError
+        when a prompt is too long.
+        """
+        most = self.executable.limits["batch"].high
+        answers: list[Answer] = []
+        for start in range(0, len(dialogues), most):
+            samples = [self.processor.prompt(turns) for turns in dialogues[start : start + most]]
+            numbers = range(start, start + len(samples))
+            chosen: list[list[int]] = [[] for _ in samples]
+            for tokens in self._tokens(samples, new, sampling, seed, numbers):
+                for row, token in zip(chosen, tokens, strict=True):
+                    if token is not None:
+                        row.append(token)
+            answers += [self._answer(s, row) for s, row in zip(samples, chosen, strict=True)]
+        return answers
+
+    def stream(
+        self,
+        turns: Dialogue,
+        *,
+        new: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Generator[str, None, Answer]:
+        """The answer to one dialogue piece by piece, as soon as a piece is whole text."""
+        sample = self.processor.prompt(turns)
+        text = self.processor.tokenizer.stream()
+        chosen: list[int] = []
+        for (token,) in self._tokens([sample], new, sampling, seed, [0]):
+            assert token is not None
+            chosen.append(token)
+            if token not in self.processor.stops and (piece := text.push(token)):
+                yield piece
+        if piece := text.end():
+            yield piece
+        return self._answer(sample, chosen)
+
+    def _answer(self, sample: Sample, chosen: list[int]) -> Answer:
+        stopped = bool(chosen) and chosen[-1] in self.processor.stops
+        tokens = tuple(chosen[:-1] if stopped else chosen)
+        return Answer(
+            self.processor.tokenizer.decode(tokens),
+            tokens,
+            "stop" if stopped else "length",
+            sample.length,
+        )
+
+    def _tokens(
+        self,
+        samples: Sequence[Sample],
+        new: int | None,
+        sampling: Sampling | None,
+        seed: int,
+        numbers: Sequence[int],
+    ) -> Iterator[list[int | None]]:
+        """The next token of each row, step by step; None in rows that have ended."""
+        new = self.new if new is None else new
+        prompts = self._prompts(samples)
+        slots = self._slots(prompts.length, new)
+        caches = self.executable.caches(len(samples), slots)
+        logits_BV = self._prefill(prompts, caches)
+        chooser = Chooser(sampling or self.sampling, seed, numbers)
+        chooser.see(_seen(prompts), logits_BV.shape[-1])
+        stops = torch.tensor(self.processor.stops)
+        ended_B = torch.zeros(len(samples), dtype=torch.bool)
+        for slot in range(prompts.length, min(prompts.length + new, slots + 1)):
+            tokens_B = chooser.choose(logits_BV.cpu())
+            yield [
+                None if end else token
+                for token, end in zip(tokens_B.tolist(), ended_B.tolist(), strict=True)
+            ]
+            ended_B |= torch.isin(tokens_B, stops)
+            if ended_B.all() or slot == min(prompts.length + new, slots + 1) - 1:
+                return
+            chooser.see(tokens_B[:, None], logits_BV.shape[-1])
+            inputs = self.processor.next_inputs(prompts, tokens_B, slot)
+            logits_BV = self._run("decode", inputs | caches)["logits"]
+
+    def _prompts(self, samples: Sequence[Sample]) -> Prompts:
+        limit = self.executable.limits["length"]
+        longest = max(sample.length for sample in samples)
+        if longest > limit.high:
+            raise InputError(
+                f"a prompt of {longest} tokens is too long: the executable takes {limit}"
+            )
+        return self.processor.prompt_batch(samples, length=max(longest, limit.low))
+
+    def _slots(self, length: int, new: int) -> int:
+        """The smallest cache for a prompt and its answer; the largest when none is large enough."""
+        limit = self.executable.limits["slots"]
+        slots = min(max(SMALLEST_CACHE, limit.low), limit.high)
+        while slots < min(length + new - 1, limit.high):
+            slots = min(2 * slots, limit.high)
+        return slots
+
+    def _prefill(self, prompts: Prompts, caches: dict[str, Tensor]) -> Tensor:
+        inputs = dict(prompts.inputs) | caches
+        if self._takes_features:
+            inputs["features"] = self._features(prompts)
+        return self._run("prefill", inputs)["logits"]
+
+    def _features(self, prompts: Prompts) -> Tensor:
+        """The rows that take the reserved places, input by input, and rows of zeros up to the low
+        end of what the executable takes."""
+        port = self._methods["prefill"].inputs["features"]
+        rows = [
+            self._seen_by(f"vision_{name}", part)
+            for name in self.processor.inputs
+            if f"{name}.patches" in prompts.inputs
+            for part in self._parts(name, prompts)
+        ]
+        low = self.executable.limits["features"].low
+        given = sum(len(part) for part in rows)
+        if given < low:
+            width = port.sizes[1]
+            assert isinstance(width, int)
+            rows.append(torch.zeros(low - given, width, dtype=port.dtype))
+        return torch.cat([part.to(self.executable.device) for part in rows])
+
+    def _parts(self, name: str, prompts: Prompts) -> Iterator[dict[str, Tensor]]:
+        """The patches of an input, cut between pictures or frames into what one call takes."""
+        feeds = {
+            feed: tensor for feed, tensor in prompts.inputs.items() if feed.startswith(f"{name}.")
+        }
+        limit = self.executable.limits[f"{name}.patches"]
+        for rows in _groups(feeds[f"{name}.segment_id"], limit):
+            yield {feed: tensor[rows] for feed, tensor in feeds.items()}
+
+    def _seen_by(self, tower: str, feeds: dict[str, Tensor]) -> Tensor:
+        """What the adapter makes of the patches that one call of a tower takes."""
+        name = tower.removeprefix("vision_")
+        count = len(feeds[f"{name}.patches"])
+        lacking = max(0, self.executable.limits[f"{name}.patches"].low - count)
+        if lacking:
+            feeds = {feed: _extended(tensor, lacking) for feed, tensor in feeds.items()}
+        (features,) = self._run("project", self._run(tower, feeds)).values()
+        return features[: len(features) * count // (count + lacking)]
+
+    def _run(self, method: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        device = self.executable.device
+        wanted = self._methods[method].inputs
+        return self.executable.run(
+            method,
+            {
+                name: tensor.to(device, wanted[name].dtype)
+                for name, tensor in inputs.items()
+                if name in wanted
+            },
+        )
+
+
+def _seen(prompts: Prompts) -> Tensor:
+    """[B, T] the tokens of the prompts, -1 where they are padded."""
+    tokens_BT = prompts.inputs["text.tokens"]
+    padded_BT = torch.arange(tokens_BT.shape[1]) < prompts.first[:, None]
+    return tokens_BT.masked_fill(padded_BT, -1)
+
+
+def _groups(segment_id_N: Tensor, limit: Limit) -> Iterator[slice]:
+    """Slices of whole segments, each as long as the limit lets it be."""
+    lengths = torch.unique_consecutive(segment_id_N, return_counts=True)[1].tolist()
+    begin = end = 0
+    for length in lengths:
+        if end > begin and end + length - begin > limit.high:
+            yield slice(begin, end)
+            begin = end
+        end += length
+    yield slice(begin, end)
+
+
+def _extended(tensor: Tensor, rows: int) -> Tensor:
+    """More rows of zeros; for segment ids, a segment of its own."""
+    if tensor.dim() == 1:
+        return functional.pad(tensor, (0, rows), value=int(tensor[-1]) + 1)
+    return functional.pad(tensor, (0, 0, 0, rows))

@@ -1,0 +1,100 @@
+"""torch.compile: each method as one graph, compiled at its first call, for ranges of sizes.
+
+What is compiled is decided here and not by guards: a *bucket* is one compiled graph. Patches,
+features and the length of a prompt are ranges inside it; the slots of the cache and a batch of one
+are fixed, each in a bucket of its own (torch takes a size of 1 for a constant, and a static cache
+gives the better decode). Whatever else torch wants to specialise is an error or a counted graph,
+never a silent slow-down.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks.operators import lowering
+from .base import Executable, Method, Missing
+from .job import Job
+from .toolchain import cache_folder, code_in, missing_compiler
+
+Bucket: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
+"""A method, and the sizes that are fixed in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inductor:
+    """Compiles each method as a whole, so that a graph break is an error and not a slow-down.
+
+    `cache` is the folder for compiled code that later runs start from; by default one for each
+    program in the user's cache folder.
+    """
+
+    name: ClassVar[str] = "inductor"
+    cache: Path | None = None
+
+    def missing(self) -> Missing | None:
+        """A C++ compiler, where there is none."""
+        return missing_compiler(self.name)
+
+    def compile(self, job: Job) -> InductorExecutable:
+        """Compile at the first call of each bucket."""
+        return InductorExecutable(job, self.cache or cache_folder("inductor", job.digest))
+
+
+class InductorExecutable(Executable):
+    """One compiled callable a bucket; `graphs` counts what was compiled for each."""
+
+    def __init__(self, job: Job, cache: Path) -> None:
+        self.methods = job.methods
+        self.limits = job.limits
+        self.device = torch.device("cpu")
+        self.graphs: Counter[Bucket] = Counter()
+        self._modules = job.lowered.methods
+        self._cache = cache
+        self._compiled: dict[Bucket, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {}
+
+    @property
+    def recompiles(self) -> int:
+        """Graphs beyond the first of each bucket: 0, or a size was specialised that should not."""
+        return sum(self.graphs.values()) - len(self.graphs)
+
+    def _run(
+        self, method: Method, inputs: dict[str, Tensor], sizes: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
+        bucket: Bucket = (method.name, tuple(fixed.items()))
+        # The graph is guarded by the form that it was traced in: later calls must be made in it too.
+        with lowering(kv_update="scatter"):
+            if bucket in self._compiled:
+                return self._compiled[bucket](inputs)
+            self._compiled[bucket] = self._made(bucket, self._modules[method.name])
+            for name, port in method.inputs.items():
+                for dim, size in enumerate(port.sizes):
+                    if isinstance(size, str) and size not in fixed:
+                        torch._dynamo.maybe_mark_dynamic(inputs[name], dim)
+            with code_in(self._cache):
+                return self._compiled[bucket](inputs)
+
+    def _is_fixed(self, name: str, size: int) -> bool:
+        return name == "slots" or (name == "batch" and size == 1)
+
+    def _made(
+        self, bucket: Bucket, module: nn.Module
+    ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+        def counted(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
+            self.graphs[bucket] += 1
+            from torch._inductor.compile_fx import compile_fx
+
+            return compile_fx(graph, example)
+
+        # Buckets share the code of `MethodModule.forward`; isolated, none counts against another.
+        compiled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = torch.compile(
+            module, backend=counted, fullgraph=True, dynamic=False, isolate_recompiles=True
+        )
+        return compiled

@@ -1,0 +1,136 @@
+"""From a recipe to what every backend starts with: lowered methods, limits, and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..compiler.graph import Program
+from ..compiler.lower import Lowered, MethodModule, lower
+from ..compiler.pipeline import for_inference
+from ..compiler.text import text_of_methods
+from ..compiler.types import Bounds, Symbol
+from ..dsl.recipe import Recipe
+from .base import Limit, Method, Port
+from .weights import Weights
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+"""The precisions of a recipe's target."""
+
+SLOT_STEP = 16
+"""Caches are made in steps of so many slots."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a backend compiles.
+
+    `lowered` has its weights, or lies on the device "meta" when there are none: an artefact's
+    programs can be made without them. `spec` is the host's part; `resources` the folder that its
+    tokenizer's path starts from.
+    """
+
+    recipe: str
+    lowered: Lowered
+    methods: Mapping[str, Method]
+    limits: Mapping[str, Limit]
+    resources: Path | None
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """What a processor needs."""
+        return self.lowered.program.spec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights and activations are computed in."""
+        return self.lowered.dtype
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the parameters hold numbers."""
+        return all(not tensor.is_meta for tensor in self.lowered.module.state_dict().values())
+
+    @property
+    def digest(self) -> str:
+        """Names what is compiled: the methods, their limits, the host's part, and the precision."""
+        parts = {
+            "methods": text_of_methods(dict(self.lowered.program.methods)),
+            "limits": {name: str(limit) for name, limit in self.limits.items()},
+            "spec": self.spec,
+            "dtype": str(self.dtype),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def job(
+    recipe: Recipe,
+    mode: str,
+    *,
+    weights: Weights | int | None = None,
+    dtype: torch.dtype | None = None,
+    resources: Path | None = None,
+) -> Job:
+    """What a mode of a recipe needs to be compiled.
+
+    `weights` are read from where they lie, or drawn from a seed, or left out. The precision is that
+    of the mode's target unless it is given. WeightsError when the weights do not fit.
+    """
+    program = for_inference(recipe, mode)
+    dtype = dtype or DTYPES[recipe.modes[mode].target.precision]
+    lowered = lower(program, dtype=dtype, device="meta" if weights is None else "cpu")
+    if isinstance(weights, int):
+        lowered.init(weights)
+    elif weights is not None:
+        weights.fill(lowered.module)
+    lowered.module.eval().requires_grad_(False)
+    methods = {name: outside(name, method) for name, method in lowered.methods.items()}
+    return Job(recipe.name, lowered, methods, limits(program), resources)
+
+
+def outside(name: str, method: MethodModule) -> Method:
+    """What a lowered method takes and yields."""
+    inputs = {
+        feed: Port(
+            tuple(size.name if isinstance(size, Symbol) else _whole(size) for size in port.sizes),
+            port.dtype,
+        )
+        for feed, port in method.signature.items()
+    }
+    return Method(name, inputs, tuple(method.outputs), tuple(method.state_dict()))
+
+
+def limits(program: Program) -> dict[str, Limit]:
+    """The limits of a program's sizes, as the backends can keep them.
+
+    torch takes a size of 0 or 1 for a constant, so a size that varies starts at 2: the session pads
+    the rare case. Only a batch may be 1: backends compile that case by itself where they must.
+    Slots come in steps, up to the next step above the most that are needed.
+    """
+    found = {
+        name: _limit(bounds) if name != "batch" else Limit(bounds.least, _most(bounds))
+        for name, bounds in program.limits.items()
+    }
+    slots = -(-found["slots"].high // SLOT_STEP) * SLOT_STEP
+    return found | {"slots": Limit(2 * SLOT_STEP, max(slots, 2 * SLOT_STEP), SLOT_STEP)}
+
+
+def _limit(bounds: Bounds) -> Limit:
+    low = max(bounds.least, 2 * bounds.step)
+    return Limit(low, max(_most(bounds), low), bounds.step)
+
+
+def _most(bounds: Bounds) -> int:
+    assert bounds.most is not None, "what a mode feeds is bounded"
+    return bounds.most
+
+
+def _whole(size: object) -> int:
+    assert isinstance(size, int), f"an input has the size {size}"
+    return size

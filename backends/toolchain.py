@@ -1,0 +1,57 @@
+"""What compiles C++ on this machine, and where compiled code is kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from .base import Missing
+
+
+def missing_compiler(backend: str) -> Missing | None:
+    """A C++ compiler, where torch finds none."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError:
+        return Missing(
+            backend,
+            ("a C++ compiler: it turns generated kernels into machine code",),
+            "Install g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name "
+            "another compiler in the environment variable CXX.",
+        )
+    return None
+
+
+def cache_folder(kind: str, program: str = "") -> Path:
+    """The user's folder for compiled code: of a program, made by these versions.
+
+    Inductor's own keys do not see the kernels that only describe an operator's shapes, so the
+    versions are part of the folder's name. TRIPTYCH_CACHE moves it.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(os.environ.get("TRIPTYCH_CACHE") or Path(home) / "triptych")
+    made_by = f"{program} torch {torch.__version__} triptych {version('triptych')}"
+    return root / kind / hashlib.sha256(made_by.encode()).hexdigest()[:20]
+
+
+@contextmanager
+def code_in(folder: Path) -> Iterator[None]:
+    """Inside, Inductor keeps what it compiles in this folder, and finds it there again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        else:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
