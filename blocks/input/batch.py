@@ -5,7 +5,7 @@ Shape suffixes: B batch, T tokens, D head width, S streams of positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import Tensor
 from .media import MediaInput
 from .positions import TextPositions
 from .sample import Sample
-from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,16 @@ class Prompts:
 
 
 class Batches:
-    """Puts samples together; what it knows of a model are its inputs and its positions."""
+    """Puts samples together: all it knows of a model are its inputs and its positions."""
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        encode: Callable[[str], list[int]],
         pad: int,
         inputs: Mapping[str, MediaInput],
         positions: TextPositions,
     ) -> None:
-        self.tokenizer = tokenizer
+        self._encode = encode
         self.pad = pad
         self.inputs = inputs
         self.positions = positions
@@ -226,7 +225,7 @@ class Batches:
         for number, (pool, begin) in enumerate(pools):
             pool_RM[number, begin : begin + len(pool.shares)] = torch.from_numpy(pool.shares)
             target_R[number] = share.labels.index(pool.label)
-        words = [torch.tensor(self.tokenizer.encode(label)) for label in share.labels]
+        words = [torch.tensor(self._encode(label)) for label in share.labels]
         words = words or [torch.tensor([self.pad])]
         longest = max(map(len, words))
         return {

@@ -50,8 +50,9 @@ class Processor(Batches):
         tokens = spec["tokens"]
         self.vocabulary = vocabulary_file(tokens["tokenizer"], resources)
         specials = {special["text"]: special["id"] for special in tokens["specials"].values()}
+        self.tokenizer = Tokenizer.load(tokens["tokenizer"]["call"], self.vocabulary, specials)
         super().__init__(
-            Tokenizer.load(tokens["tokenizer"]["call"], self.vocabulary, specials),
+            self.tokenizer.encode,
             tokens["pad"],
             {
                 name: MediaInput(name, given, spec["vision"])

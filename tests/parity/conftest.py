@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from triptych.compiler.graph import Program
 from triptych.compiler.lower import Lowered, lower
 from triptych.compiler.types import evaluate
 from triptych.compiler.weights import names
-from triptych.dsl.load import load_text
+from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.recipe import Recipe
 
 FOLDER = Path(os.environ.get("TRIPTYCH_GOLDEN") or Path(__file__).parent.parent / "golden_cases")
@@ -84,8 +85,8 @@ class Case:
     folder: Path
 
     @cached_property
-    def config(self) -> dict:
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+    def config(self) -> dict[str, Any]:
+        return self._json("config.json")
 
     @cached_property
     def expected(self) -> dict[str, Tensor]:
@@ -100,8 +101,8 @@ class Case:
         return load_file(self.folder / "weights.safetensors")
 
     @cached_property
-    def prompts(self) -> dict:
-        return json.loads((self.folder / "prompts.json").read_text(encoding="utf-8"))
+    def prompts(self) -> dict[str, Any]:
+        return self._json("prompts.json")
 
     @property
     def is_model(self) -> bool:
@@ -119,6 +120,10 @@ class Case:
         prefixes = [name.removesuffix("input_ids") for name in self.inputs]
         return [Feed(self, prefix) for prefix in prefixes if f"{prefix}input_ids" in self.inputs]
 
+    def _json(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return found
+
     def lower(self, program: Program) -> Lowered:
         """The modules of a program, with the weights of the case under our names."""
         lowered = lower(program)
@@ -135,7 +140,7 @@ class Case:
             name: MediaInput(name, given | {"folded": False}, spec["vision"])
             for name, given in spec["inputs"].items()
         }
-        return Batches(None, spec["tokens"]["pad"], inputs, TextPositions(spec["text"]))
+        return Batches(_no_text, spec["tokens"]["pad"], inputs, TextPositions(spec["text"]))
 
     def caches(self, lowered: Lowered, rows: int, slots: int) -> dict[str, Tensor]:
         """Empty caches for a batch."""
@@ -159,7 +164,8 @@ class Case:
         if caches is None:
             rows, length = inputs["text.tokens"].shape
             caches = self.caches(lowered, rows, length)
-        return lowered.methods["prefill"](inputs | caches)["logits"]
+        logits: Tensor = lowered.methods["prefill"](inputs | caches)["logits"]
+        return logits
 
 
 @dataclass(frozen=True)
@@ -187,9 +193,7 @@ class Feed:
     @property
     def mask(self) -> Tensor:
         """True where a token is, [B, T]."""
-        mask = self.input("attention_mask")
-        assert mask is not None
-        return mask.bool()
+        return self._given("attention_mask").bool()
 
     @property
     def media(self) -> list[str]:
@@ -198,8 +202,7 @@ class Feed:
 
     def samples(self) -> list[Sample]:
         """The rows without their padding; the pixels are not real, see `patches`."""
-        ids, labels = self.input("input_ids"), self.input("labels")
-        assert ids is not None
+        ids, labels = self._given("input_ids"), self.input("labels")
         grids = {name: self._grids(name) for name in self.media}
         samples = []
         for row, mask in enumerate(self.mask):
@@ -212,12 +215,13 @@ class Feed:
     def patches(self) -> dict[str, Tensor]:
         """The given rows of pixels, by the names of ours."""
         published = {"image": "pixel_values", "video": "pixel_values_videos"}
-        return {f"{name}.patches": self.input(published[name]) for name in self.media}
+        return {f"{name}.patches": self._given(published[name]) for name in self.media}
 
     def _grids(self, name: str) -> Iterator[Grid]:
-        rows = self.input(f"{name}_grid_thw")
-        assert rows is not None
-        return iter([Grid(*row) for row in rows.tolist()])
+        return iter([Grid(*row) for row in self._given(f"{name}_grid_thw").tolist()])
+
+    def _given(self, name: str) -> Tensor:
+        return self.case.inputs[self.prefix + name]
 
     def _seen(self, tokens: list[int], grids: Mapping[str, Iterator[Grid]]) -> Iterator[Seen]:
         vision = self.case.config["vision_config"]
@@ -239,11 +243,16 @@ class Feed:
             place += grid.merged((side, side)).patches
 
 
-def _variant(config: Mapping) -> str:
+def _no_text(text: str) -> list[int]:
+    raise AssertionError("the cases give tokens")
+
+
+def _variant(config: Mapping[str, Any]) -> str:
     """The text of a recipe: the shipped one, with the sizes of a published configuration."""
     vision, rope = config["vision_config"], config["rope_scaling"]
     side = vision["spatial_merge_size"]
-    shipped = load_text(f"recipe base extends {BASE} {{}}").tokens
+    shipped = load_recipe(BASE).tokens
+    assert shipped
     given = {name: config[key] for name, key in TOKEN_IDS.items()}
     spare = (id for id in range(config["vocab_size"]) if id not in given.values())
     specials = "\n".join(

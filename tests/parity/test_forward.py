@@ -16,7 +16,7 @@ class Taps:
     """What the modules of a program yield, by path, in the order of their calls."""
 
     def __init__(self, lowered: Lowered) -> None:
-        self.seen = defaultdict(list)
+        self.seen: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
         for path, module in lowered.module.named_modules():
             module.register_forward_hook(
                 lambda module, inputs, output, path=path: self.seen[path].append(output)

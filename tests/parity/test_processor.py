@@ -159,7 +159,7 @@ def test_prompts_are_those_of_the_official_template_token_for_token(prompts_case
         text = facts["template_text"]
         numbered = re.search(r"(Picture|Video) 1: <\|vision_start", text) is not None
         layout = "chatml_numbered" if numbered else "chatml"
-        processor = Processor(spec | {"layout": [layout]})
+        processor = Processor({**spec, "layout": [layout]})
         counts = {kind: iter(facts[f"{kind}_tokens"]) for kind in ("image", "video")}
         turns = dialogue(text, counts)
         if turns[0] == Turn("system", (spec["layouts"][layout]["system"],)):
