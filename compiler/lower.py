@@ -234,10 +234,10 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
     On the device "meta" nothing is allocated: shapes and names only.
     """
     owners = {
-        node.name: node.op
+        node.module: node.op
         for graph in program.methods.values()
         for node in graph
-        if node.module == node.name and node.op.parameters()
+        if node.op.parameters()
     }
     tree = Scope()
     with torch.device("meta"):

@@ -26,8 +26,9 @@ class Freeze:
             if isinstance(node.op, Input):
                 nodes[node.name] = node
                 continue
-            # A tied head owns nothing: it learns as the table that it uses does.
-            owner = graph[node.module]
+            # A tied head owns nothing: it learns as the table that it uses does. A table that only
+            # an objective calls has no node of its own.
+            owner = graph.nodes.get(node.module, node)
             frozen = not self.trained & owner.parameters.keys() and all(
                 nodes[source].frozen or isinstance(nodes[source].op, Input)
                 for source in node.inputs
