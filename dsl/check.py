@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
@@ -16,8 +16,6 @@ from .recipe import (
     CALLS,
     Assertion,
     Facts,
-    IgnoreRule,
-    MapRule,
     Model,
     Origin,
     Recipe,
@@ -47,6 +45,7 @@ def check(whole: Whole, findings: Findings) -> Recipe:
             models[part.name] = model.model_validate(raws[part.name])
         except ValidationError as error:
             _Complaints(part, model, raws[part.name], findings).report(error)
+            models[part.name] = _what_is_good(model, raws[part.name], error)
     facts = _facts(whole, raws)
     check_references(whole, models, facts, findings)
     findings.raise_if_any()
@@ -164,16 +163,30 @@ def _raw(part: Part, model: type[Model], whole: Whole, evaluator: Evaluator) -> 
         maps = [entry.statement for entry in part.of_kind("map")]
         ignored = [entry.statement for entry in part.of_kind("ignore")]
         raw["rules"] = tuple(
-            MapRule(source=rule.source.value, target=rule.target.value)
+            {"source": rule.source.value, "target": rule.target.value}
             for rule in maps
             if isinstance(rule, syntax.Map)
         )
         raw["ignored"] = tuple(
-            IgnoreRule(pattern=rule.pattern.value, reason=rule.reason.value)
+            {"pattern": rule.pattern.value, "reason": rule.reason.value}
             for rule in ignored
             if isinstance(rule, syntax.Ignore)
         )
     return raw
+
+
+def _what_is_good(model: type[Model], raw: Raw, error: ValidationError) -> Model:
+    """The block without the settings that are wrong, so that names in the others are looked up."""
+    wrong = {details["loc"][0] for details in error.errors() if details["loc"]}
+    good: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        key = info.alias or name
+        if key in raw and key not in wrong:
+            typed: Any = info.annotation
+            if info.metadata:
+                typed = Annotated[info.annotation, *info.metadata]
+            good[name] = TypeAdapter(typed).validate_python(raw[key])
+    return model.model_construct(**good)
 
 
 def _specials(part: Part, evaluator: Evaluator) -> Raw:
@@ -223,6 +236,13 @@ class _Complaints:
     def report(self, error: ValidationError) -> None:
         """Leave a finding for every error that has not been reported yet."""
         missing: dict[tuple[str | int, ...], list[str | int]] = {}
+        misspelt: dict[tuple[str | int, ...], set[str | None]] = {
+            (): {
+                nearest(name, settings_of(self._model))
+                for kind, name in self._part.entries
+                if kind == "setting" and name not in self._raw
+            }
+        }
         errors = error.errors(include_url=False)
         for details in errors:
             loc = details["loc"]
@@ -236,11 +256,14 @@ class _Complaints:
                 case "missing":
                     missing.setdefault(loc[:-1], []).append(loc[-1])
                 case "extra_forbidden":
-                    self._unknown_argument(loc)
+                    misspelt.setdefault(loc[:-1], set()).add(self._unknown_argument(loc))
                 case _:
                     self._out_of_bounds(loc, details)
         for loc, names in missing.items():
-            self._missing(loc, names)
+            meant = misspelt.get(loc, set())
+            absent = [name for name in names if name not in meant]
+            if absent:
+                self._missing(loc, absent)
 
     def _add(
         self, code: str, title: str, span: Span, seen: str = "", fix: Fix | None = None
@@ -268,22 +291,25 @@ class _Complaints:
             if entry and isinstance(entry.statement, syntax.Special):
                 statement = entry.statement
                 return statement.id.span if loc[2:] == ("id",) else statement.text.span
+        if loc[:1] in (("rules",), ("ignored",)) and len(loc) > 2 and isinstance(loc[1], int):
+            entries = self._part.of_kind("map" if loc[0] == "rules" else "ignore")
+            written: syntax.Text = getattr(entries[loc[1]].statement, str(loc[2]))
+            return written.span
         given, _ = self._given(loc)
         return given.span if given else self._part.header
 
     def _problem(self, loc: tuple[str | int, ...], problem: Problem) -> None:
         if self._is_default(loc):
-            self._bad_default(str(loc[0]), problem)
+            self._bad_default(str(loc[0]))
             return
         labels = []
         for number, (path, text) in enumerate(problem.labels):
             keys: tuple[str | int, ...] = tuple(path.split(".")) if path else ()
             if path.startswith("#"):
                 keys = (int(path[1:]),)
-            span = self._span((*loc, *keys))
-            written = not keys or self._given((*loc, *keys))[0] is not self._given(loc)[0]
-            shown = text if written or keys[0] not in self._raw else f"{text} (by default)"
-            labels.append(Label(span, shown, number == 0))
+            if keys and not self._is_written((*loc, *keys)):
+                text = f"`{path}`: {text} (by default)"
+            labels.append(Label(self._span((*loc, *keys)), text, number == 0))
         fix = None
         if problem.fix:
             edits: tuple[Edit, ...] = ()
@@ -292,28 +318,54 @@ class _Complaints:
                 edits = (Edit(labels[0].span, problem.replacement),)
             fix = Fix(problem.fix, edits)
         self._findings.add(
-            Diagnostic(problem.code, problem.title, tuple(labels), problem.reason, fix)
+            Diagnostic(
+                problem.code,
+                problem.title.replace("{it}", f"`{self._path(loc)}`"),
+                tuple(labels),
+                problem.reason,
+                fix,
+            )
         )
+
+    def _path(self, loc: tuple[str | int, ...]) -> str:
+        """The path of a value as its author would write it: `lm.pos.sections`."""
+        path = self._part.name
+        current: Any = self._raw
+        for key in loc:
+            inner = _child(current, key)
+            if inner is None:
+                continue
+            current = inner
+            path += f"[{key}]" if isinstance(key, int) else f".{str(key).removeprefix('?')}"
+        return path
+
+    def _is_written(self, loc: tuple[str | int, ...]) -> bool:
+        return self._given(loc)[0] is not self._given(loc[:-1])[0] and not self._is_default(loc)
 
     def _is_default(self, loc: tuple[str | int, ...]) -> bool:
         given = self._raw.get(str(loc[0])) if loc else None
         return isinstance(given, Written) and given.entry is None
 
-    def _bad_default(self, name: str, problem: Problem) -> None:
+    def _bad_default(self, name: str) -> None:
+        given = self._raw[name]
+        assert isinstance(given, Written)
         markers = settings_of(self._model)[name].metadata
         default = next(marker for marker in markers if isinstance(marker, Default))
-        expression = default.expression.replace("this.", f"{self._part.name}.")
         used = [name for name in settings_of(self._model) if f"this.{name}" in default.expression]
+        entries = [entry for entry in map(self._part.setting, used) if entry]
+        changed = next((entry for entry in entries if not entry.inherited), entries[0])
+        seen = f"makes `{name}` {given.known()}"
         labels = [
-            Label(entry.statement.span, problem.labels[0][1] if number == 0 else "", number == 0)
-            for number, entry in enumerate(filter(None, map(self._part.setting, used)))
+            Label(entry.statement.span, seen if entry is changed else "", entry is changed)
+            for entry in entries
         ]
+        written = default.expression.replace("this.", f"{self._part.name}.")
         self._findings.add(
             Diagnostic(
                 default.code,
-                f"`{name}` does not come out whole",
-                tuple(labels) or (Label(self._part.header),),
-                reason=f"unless it is written, it is {expression}",
+                default.title.replace("{it}", f"`{self._part.name}.{name}`"),
+                tuple(labels),
+                reason=f"unless it is written, `{name}` is {written}",
                 fix=Fix(f"make them fit, or write `{name} = ...`"),
             )
         )
@@ -325,7 +377,7 @@ class _Complaints:
             count = len(value.items) if isinstance(value, ListValue) else 0
             self._add(
                 "V303",
-                f"this list needs {count + len(names)} members",
+                f"`{self._path(loc)}` needs {count + len(names)} members",
                 self._span(loc),
                 f"{count} here",
             )
@@ -348,7 +400,8 @@ class _Complaints:
             fix=Fix(f"write {lines}"),
         )
 
-    def _unknown_argument(self, loc: tuple[str | int, ...]) -> None:
+    def _unknown_argument(self, loc: tuple[str | int, ...]) -> str | None:
+        """Report an argument that its call does not take; the one that was meant, if that shows."""
         name = str(loc[-1]).removeprefix("?")
         _, call = self._given(loc[:-1])
         known = names_of(CALLS[call]) if call in CALLS else []
@@ -360,23 +413,24 @@ class _Complaints:
             span = given.argument_name
             fix = rename(span, near) if near else fix
         self._add("V311", f"`{call}` takes no `{name}`", span, fix=fix)
+        return near
 
     def _out_of_bounds(self, loc: tuple[str | int, ...], details: Any) -> None:
         bounds = details.get("ctx", {})
         says = {
-            "greater_than": "this must be more than {gt}",
-            "greater_than_equal": "this must be at least {ge}",
-            "less_than": "this must be less than {lt}",
-            "less_than_equal": "this must be at most {le}",
-            "string_too_short": "this must not be empty",
-            "too_short": "this needs at least {min_length}",
-            "too_long": "this takes at most {max_length}",
+            "greater_than": "{it} must be more than {gt}",
+            "greater_than_equal": "{it} must be at least {ge}",
+            "less_than": "{it} must be less than {lt}",
+            "less_than_equal": "{it} must be at most {le}",
+            "string_too_short": "{it} must not be empty",
+            "too_short": "{it} needs at least {min_length} member",
+            "too_long": "{it} takes at most {max_length} member",
         }
         template = says.get(details["type"])
         if template is None:
             self._add("V303", details["msg"].lower(), self._span(loc))
             return
-        self._add("V305", template.format(**bounds), self._span(loc))
+        self._add("V305", template.format(it=f"`{self._path(loc)}`", **bounds), self._span(loc))
 
 
 def _child(current: Any, key: str | int) -> Any:

@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "T503": "two special tokens with one text",
     "T504": "a sample can outgrow the language model",
     "T505": "a size that is resized to nothing",
+    "T506": "a limit beyond the context of the language model",
     # F6: freezing and stages
     "F601": "a parameter that a stage neither trains nor freezes",
     "F602": "a parameter that a stage both trains and freezes",

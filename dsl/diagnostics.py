@@ -117,7 +117,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def listing(names: Iterable[str], limit: int = 12) -> str:
+def listing(names: Iterable[str], limit: int = 12, last: str = "and") -> str:
     """Names for a sentence: `a`, `b` and `c`; a long list is cut.
 
     >>> listing(["a", "b", "c"])
@@ -128,7 +128,7 @@ def listing(names: Iterable[str], limit: int = 12) -> str:
         quoted = [*quoted[:limit], f"{len(quoted) - limit} more"]
     if len(quoted) < 2:
         return "".join(quoted)
-    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
 
 
 def rename(span: Span, name: str) -> Fix:
@@ -200,23 +200,39 @@ def _excerpt(labels: list[Label], width: int, paint: Painter) -> list[str]:
     for label in sorted(labels, key=lambda label: label.span.start):
         by_line.setdefault(label.span.place.line, []).append(label)
     lines = []
+    bar = paint(f"{'':>{width}} |", "gutter")
     for number, group in by_line.items():
-        text = group[0].span.source.line(number)
-        lines.append(f"{paint(f'{number:>{width}} |', 'gutter')} {_visible(text)}".rstrip())
-        bar = paint(f"{'':>{width}} |", "gutter")
-        lines += [f"{bar} {_underline(label, text, paint)}" for label in group]
+        line = group[0].span.source.line(number)
+        shown = [group] if len(line) <= _LONGEST_LINE else [[label] for label in group]
+        for together in shown:
+            text, cut = _window(line, together[0].span)
+            lines.append(f"{paint(f'{number:>{width}} |', 'gutter')} {_visible(text)}".rstrip())
+            lines += [f"{bar} {_underline(label, text, cut, paint)}" for label in together]
     return lines
 
 
-def _underline(label: Label, line: str, paint: Painter) -> str:
+_LONGEST_LINE = 160
+
+
+def _window(line: str, span: Span) -> tuple[str, int]:
+    """The part of a line that is shown, and how many of its letters were cut from the start."""
+    if len(line) <= _LONGEST_LINE:
+        return line, 0
+    column = span.place.column - 1
+    start = max(0, min(column - _LONGEST_LINE // 3, len(line) - _LONGEST_LINE))
+    end = start + _LONGEST_LINE
+    before, after = "…" if start else "", "…" if end < len(line) else ""
+    return f"{before}{line[start:end]}{after}", start - len(before)
+
+
+def _underline(label: Label, line: str, cut: int, paint: Painter) -> str:
     """The carets below a span; a span over several lines is underlined to the end of its first."""
-    column = label.span.place.column - 1
+    column = label.span.place.column - 1 - cut
     length = max(1, min(label.span.end - label.span.start, len(line) - column))
     mark = ("^" if label.primary else "-") * _columns(line[column : column + length], length)
     text = f"{mark} {label.text}" if label.text else mark
-    return " " * _columns(line[:column], column) + paint(
-        text, "primary" if label.primary else "secondary"
-    )
+    role = "primary" if label.primary else "secondary"
+    return " " * _columns(line[:column], column) + paint(text, role)
 
 
 _TAB = "    "

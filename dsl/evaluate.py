@@ -331,7 +331,7 @@ class Evaluator:
         labels = [Label(step.span)]
         if step.name in self.whole.dropped:
             labels.append(Label(self.whole.dropped[step.name], "dropped here", False))
-        fix = rename(step.span, near) if near else Fix(f"there are {listing(known)}")
+        fix = rename(step.span, near) if near else Fix(f"write {listing(known, 30, 'or')}")
         raise RecipeError([Diagnostic("N204", title, tuple(labels), fix=fix)])
 
 

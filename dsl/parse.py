@@ -65,8 +65,10 @@ def _read(source: Source, start: str, findings: Findings) -> Tree[Token] | None:
         try:
             return _parser().parse(text, start=start)
         except UnexpectedInput as error:
-            findings.add(_explain(error, source))
-            shorter = _without_line(text, error.pos_in_stream or 0)
+            diagnostic = _explain(error, source)
+            findings.add(diagnostic)
+            assert diagnostic.primary
+            shorter = _without_line(text, diagnostic.primary.span.start)
             if shorter is None:
                 return None
             text = shorter
@@ -106,6 +108,7 @@ def _refuse_oversized(source: Source, findings: Findings) -> None:
 def _refuse_open_brackets(source: Source, findings: Findings) -> None:
     """Name the bracket that has no partner, which the grammar could only miss at the very end."""
     stack: list[tuple[str, Span]] = []
+    suspect: Diagnostic | None = None
     for match in _LEXICAL.finditer(source.text):
         span = source.span(*match.span())
         if match.lastgroup == "string" and (len(span.text) < 2 or span.text[-1] != '"'):
@@ -120,10 +123,10 @@ def _refuse_open_brackets(source: Source, findings: Findings) -> None:
             return
         if match.lastgroup != "bracket":
             continue
+        bracket = span.text
         if len(stack) > DEEPEST_NESTING:
             findings.add(_too_deep(span))
             return
-        bracket = span.text
         if bracket not in _CLOSES:
             stack.append((bracket, span))
         elif not stack:
@@ -134,9 +137,19 @@ def _refuse_open_brackets(source: Source, findings: Findings) -> None:
             if opening != _CLOSES[bracket]:
                 findings.add(_never_closed(opened, Label(span, "this closes another", False)))
                 return
+            if suspect is None and _indent(span) < _indent(opened):
+                seen = "by its indent, this closes what is around it"
+                suspect = _never_closed(opened, Label(span, seen, False))
     if stack:
         end = source.span(len(source.text), len(source.text))
-        findings.add(_never_closed(stack[-1][1], Label(end, "the text ends here", False)))
+        ends = _never_closed(stack[-1][1], Label(end, "the text ends here", False))
+        findings.add(suspect or ends)
+
+
+def _indent(span: Span) -> int:
+    """How far the line of a span is indented."""
+    line = span.source.line(span.place.line)
+    return len(line) - len(line.lstrip())
 
 
 def _never_closed(opened: Span, end: Label) -> Diagnostic:
@@ -182,7 +195,8 @@ _TERMINALS = {
     "MINUS": "`-`",
     "$END": "the end of the text",
 }
-_VALUE_STARTS = {"NUMBER", "STRING", "LSQB"}
+# `depth =`, and then the next setting or the end of the block.
+_EMPTY_SETTING = re.compile(r"(?P<name>\w+)\s*(?P<equals>=)\s*(\}|\n\s*\w+\s*=)\Z")
 _CHARACTERS = {
     "'": 'strings stand in double quotes: `"..."`',
     ";": "statements need nothing between them",
@@ -208,7 +222,6 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
         span = source.span(len(source.text), len(source.text))
     else:
         span = source.span(token.start_pos, token.end_pos)
-    before = source.text[: span.start].rstrip()
     after = source.text[span.end :].lstrip()
     if expected <= {"RECIPE", "$END"}:
         return Diagnostic(
@@ -217,11 +230,12 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
             (Label(span),),
             fix=Fix("put it inside `recipe name { ... }`"),
         )
-    if before.endswith("=") and token.type in {"SETTING_NAME", "RBRACE"}:
+    empty = _EMPTY_SETTING.search(source.text[: span.end])
+    if empty:
         return Diagnostic(
             "E101",
-            "a value is missing",
-            (Label(source.span(len(before) - 1, len(before)), "nothing follows this `=`"),),
+            f"the setting `{empty['name']}` lacks its value",
+            (Label(source.span(*empty.span("equals")), "nothing follows on this line"),),
         )
     if "SETTING_NAME" in expected and token.type == "NAME" and "NAME" not in expected:
         return _no_statement(span, after, expected)
@@ -229,7 +243,7 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
     return Diagnostic(
         "E101",
         f"`{span.text}` cannot stand here" if span.text else "the text ends too soon",
-        (Label(span, f"here can stand {listing_or(wanted)}"),),
+        (Label(span, f"here can stand {_one_of(wanted)}"),),
     )
 
 
@@ -253,8 +267,8 @@ def _no_statement(span: Span, after: str, expected: set[str]) -> Diagnostic:
     return Diagnostic(
         "E101",
         f"`{name}` begins no statement",
-        (Label(span, f"here can stand {listing_or(sorted(map(_readable, expected)))}"),),
-        reason="a block cannot stand inside another block" if "{" in after[:80] else "",
+        (Label(span, "a block holds settings, `name = value`, and statements with a keyword"),),
+        reason="a block cannot stand inside another block" if "{" in after.split("\n")[0] else "",
     )
 
 
@@ -276,7 +290,7 @@ def _readable(terminal: str) -> str:
     return f"`{pattern.value}`" if isinstance(pattern, PatternStr) else terminal.lower()
 
 
-def listing_or(names: list[str], limit: int = 6) -> str:
+def _one_of(names: list[str], limit: int = 6) -> str:
     """Names for a sentence, joined by "or"."""
     shown = names if len(names) <= limit else [*names[:limit], "more"]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from .diagnostics import listing, nearest
 from .syntax import Path
-from .units import Quantity
+from .units import UNIT_WORDS, Quantity
 from .values import CallValue, Given, GridValue, ListValue, RangeValue, Reported, Value
 
 
@@ -23,9 +23,9 @@ from .values import CallValue, Given, GridValue, ListValue, RangeValue, Reported
 class Problem:
     """A mistake in one value or among several fields, before it has a place.
 
-    `labels` go from field paths, relative to the value, to what is to be seen there; the first is
-    the primary one, and the empty path is the value itself. `replacement` is text that may be
-    written in place of the primary label.
+    `{it}` in the title stands for the setting. `labels` go from field paths, relative to the value,
+    to what is to be seen there; the first is the primary one, and the empty path is the value
+    itself. `replacement` is text that may be written in place of the primary label.
     """
 
     code: str
@@ -46,10 +46,8 @@ def said(value: Value) -> str:
     match value:
         case bool():
             return "true or false"
-        case Quantity(unit=""):
-            return "a number"
         case Quantity():
-            return f"a number of {value.unit}"
+            return counted(value.unit)
         case str():
             return "a string"
         case RangeValue():
@@ -66,7 +64,7 @@ def said(value: Value) -> str:
 
 def wrong_kind(wanted: str, value: Value) -> NoReturn:
     """Complain that a value is of another kind than its setting takes."""
-    complain(Problem("V303", f"this takes {wanted}", (("", f"this is {said(value)}"),)))
+    complain(Problem("V303", f"{{it}} takes {wanted}", (("", f"this is {said(value)}"),)))
 
 
 def _worth(given: Given) -> Value:
@@ -95,8 +93,8 @@ class Reader:
 
 def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
     """The number of a quantity that must have this unit."""
-    wanted = wanted or (f"a number of {unit}" if unit else "a number")
-    if not isinstance(value, Quantity) or isinstance(value, bool):
+    wanted = wanted or counted(unit)
+    if not isinstance(value, Quantity):
         wrong_kind(wanted, value)
     if value.unit == unit:
         return value.value
@@ -104,7 +102,7 @@ def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
         complain(
             Problem(
                 "V302",
-                f"this takes {wanted}, and the number has no unit",
+                f"{{it}} takes {wanted}, and this number has no unit",
                 (("", f"the unit `{unit}` is missing"),),
                 fix=f"write `{value}{unit}`",
                 replacement=f"{value}{unit}",
@@ -113,11 +111,16 @@ def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
     complain(
         Problem(
             "V301",
-            f"this takes {wanted}",
-            (("", f"this counts {value.unit}"),),
+            f"{{it}} takes {wanted}",
+            (("", f"this is {said(value)}"),),
             fix="" if unit else f"write `{value.value}`",
         )
     )
+
+
+def counted(unit: str) -> str:
+    """What a number of this unit counts."""
+    return f"a number of {UNIT_WORDS[unit]}" if unit else "a number without a unit"
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Measure(Reader):
         def read(given: Given) -> int | float:
             number = in_unit(_worth(given), self.unit)
             if whole and not isinstance(number, int):
-                complain(Problem("V308", "this takes a whole number", (("", f"this is {number}"),)))
+                complain(Problem("V308", "{it} takes a whole number", (("", f"this is {number}"),)))
             return number
 
         return read
@@ -167,7 +170,7 @@ class Ranged(Reader):
             complain(
                 Problem(
                     "V309",
-                    "this range holds nothing",
+                    "the range of {it} holds nothing",
                     (("", f"from {'the smallest' if low is None else low} to {high}"),),
                     fix="write the smaller end first",
                 )
@@ -177,7 +180,11 @@ class Ranged(Reader):
     def _whole(self, end: Quantity) -> int:
         number = in_unit(end, self.unit)
         if not isinstance(number, int):
-            complain(Problem("V308", "a range has whole ends", (("", f"{number} is not whole"),)))
+            complain(
+                Problem(
+                    "V308", "the range of {it} has whole ends", (("", f"{number} is not whole"),)
+                )
+            )
         return number
 
 
@@ -193,14 +200,14 @@ class Amounts(Reader):
 
     def _read(self, given: Given) -> object:
         value = _worth(given)
-        known = listing(self.units).replace(" and ", " or ")
+        known = listing(self.units, last="or")
         if not isinstance(value, Quantity):
             wrong_kind(f"a number of {known}", value)
         if value.unit not in self.units:
-            code, seen = ("V301", value.unit) if value.unit else ("V302", "nothing")
-            complain(Problem(code, f"this counts {known}", (("", f"this counts {seen}"),)))
+            code, seen = ("V301", said(value)) if value.unit else ("V302", "a bare number")
+            complain(Problem(code, f"{{it}} is counted in {known}", (("", f"this is {seen}"),)))
         if not isinstance(value.value, int):
-            complain(Problem("V308", "this takes a whole number", (("", f"this is {value}"),)))
+            complain(Problem("V308", "{it} takes a whole number", (("", f"this is {value}"),)))
         return {"value": value.value, "unit": value.unit}
 
 
@@ -240,7 +247,7 @@ class Choice(Reader):
     def reader(self, source: Any) -> Callable[[Given], object]:
         """The word."""
         choices: tuple[str, ...] = get_args(source)
-        known = listing(choices).replace(" and ", " or ")
+        known = listing(choices, last="or")
 
         def read(given: Given) -> object:
             value = _worth(given)
@@ -253,7 +260,7 @@ class Choice(Reader):
             complain(
                 Problem(
                     "V304",
-                    f"`{word}` is not one of the choices",
+                    f"{{it}} cannot be `{word}`",
                     (("", f"this takes {known}"),),
                     fix=f"write `{near}`" if near else f"write {known}",
                     replacement=near,
@@ -353,7 +360,7 @@ def read_call(given: Given, models: dict[str, Any]) -> object:
     if SELECTOR in models and path is not None:
         return selector(path)
     value = _worth(given)
-    known = listing(f"{tag}()" for tag in models if tag != SELECTOR).replace(" and ", " or ")
+    known = listing((f"{tag}()" for tag in models if tag != SELECTOR), last="or")
     if isinstance(value, Path) and str(value) in models:
         written = f"{value}()"
         complain(
@@ -425,8 +432,9 @@ def names_of(model: Any) -> list[str]:
 class Default:
     """An expression that a missing setting is worth; `this` is the block or call it stands in.
 
-    `code` is that of the mistake when the expression has no fitting worth.
+    `code` and `title` are those of the mistake when the expression has no fitting worth.
     """
 
     expression: str
-    code: str = "V303"
+    code: str = "V308"
+    title: str = "{it} does not come out whole"

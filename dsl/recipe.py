@@ -236,6 +236,8 @@ INPUTS: Mapping[str, type[Input]] = {"image": ImageInput, "video": VideoInput}
 
 # Parts -------------------------------------------------------------------------------------------
 
+UNEVEN_HEADS = "the heads do not divide the width"
+
 Act = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"], Choice()]
 
 
@@ -346,7 +348,7 @@ class Decoder(Model):
     width: Count
     heads: Count
     kv_heads: Annotated[Count, Default("this.heads")]
-    head_dim: Annotated[Count, Default("this.width / this.heads", code="S401")]
+    head_dim: Annotated[Count, Default("this.width / this.heads", "S401", UNEVEN_HEADS)]
     ffn: Count
     vocab: Count
     act: Act
@@ -395,7 +397,7 @@ def uneven_heads(label: str, width: int, heads: int) -> Problem:
     """The complaint that heads do not divide a width."""
     return Problem(
         "S401",
-        "the heads do not divide the width",
+        UNEVEN_HEADS,
         ((label, f"{heads} heads"), ("width", f"of {width}")),
         reason=f"{width} / {heads} is not whole",
         fix=f"take a divisor of {width}",

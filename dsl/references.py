@@ -1,6 +1,7 @@
 """What holds between the blocks of a recipe: each name leads to a thing of the right kind."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from . import syntax
 from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
@@ -16,6 +17,7 @@ from .recipe import (
     Model,
     RegionWords,
     Selector,
+    SpecialToken,
     Stage,
     Tokens,
     ViT,
@@ -39,21 +41,25 @@ ASSERTED_COUNTS = ("tokens",)
 def check_references(
     whole: Whole, models: Mapping[str, Model], facts: Facts, findings: Findings
 ) -> None:
-    """Leave a finding for every name that leads nowhere, or to the wrong kind of thing."""
+    """Leave a finding for every name that leads nowhere, or to the wrong kind of thing.
+
+    A model may lack settings that were wrong in themselves; its other names are looked up.
+    """
     checker = _References(whole, models, facts, findings)
     for name, model in models.items():
         match model:
             case ViT() | MergeMLP() | Decoder():
-                checker.feeds(name, model.in_)
+                checker.feeds(name, _if_good(model, "in_", ()))
             case Tokens():
                 checker.tokens(name, model)
             case RegionWords():
-                checker.parts_at(f"{name}.regions", [model.regions])
-                checker.parts_at(f"{name}.words", [model.words])
+                checker.part_at(f"{name}.regions", _if_good(model, "regions", None))
+                checker.part_at(f"{name}.words", _if_good(model, "words", None))
             case Stage():
                 checker.stage(name, model)
             case Mode():
-                checker.layouts_at(f"{name}.layout", [model.layout])
+                layout = _if_good(model, "layout", None)
+                checker.layouts_at(f"{name}.layout", [layout] if layout else ())
     checker.circles()
     checker.asserts()
 
@@ -95,7 +101,7 @@ class _References:
                         Label(span, f"this takes {wanted}"),
                         Label(part.header, "declared here", False),
                     ),
-                    fix=Fix(f"there is {listing(known)}") if known else None,
+                    fix=Fix(f"write {listing(known, last='or')}") if known else None,
                 )
             )
             return False
@@ -103,7 +109,7 @@ class _References:
         labels = [Label(span, f"this takes {wanted}")]
         if name in self._whole.dropped:
             labels.append(Label(self._whole.dropped[name], "dropped here", False))
-        fix = Fix(f"there is {listing(known)}") if known else None
+        fix = Fix(f"write {listing(known, last='or')}") if known else None
         self._findings.add(
             Diagnostic(
                 code,
@@ -119,15 +125,15 @@ class _References:
     def feeds(self, name: str, sources: Iterable[str]) -> None:
         """What flows into a part is there, and of a kind that can."""
         kinds = _FEEDS[self._whole.parts[name].kind]
-        wanted = " or ".join(article(kind) for kind in kinds)
+        wanted = f"{', '.join(map(article, kinds[:-1]))} or {article(kinds[-1])}"
         for number, source in enumerate(sources):
             self._look_up("N204", source, kinds, wanted, self._span(f"{name}.in", number))
 
-    def parts_at(self, path: str, names: Iterable[str]) -> None:
-        """Paths into parts start at one."""
-        for number, name in enumerate(names):
+    def part_at(self, path: str, name: str | None) -> None:
+        """A path into a part starts at one."""
+        if name is not None:
             first = name.partition(".")[0].partition("[")[0]
-            self._look_up("N204", first, PARTS, "a part of the model", self._span(path, number))
+            self._look_up("N204", first, PARTS, "a part of the model", self._span(path))
 
     def layouts_at(self, path: str, names: Iterable[str]) -> None:
         """Layouts are there."""
@@ -137,15 +143,20 @@ class _References:
     def circles(self) -> None:
         """Neither parts nor stages follow one another in a circle."""
         feeds = {
-            name: [(source, self._span(f"{name}.in", i)) for i, source in enumerate(model.in_)]
+            name: [
+                (source, self._span(f"{name}.in", number))
+                for number, source in enumerate(_if_good(model, "in_", ()))
+                if source in self._names(*_FEEDS[self._whole.parts[name].kind])
+            ]
             for name, model in self._models.items()
             if isinstance(model, ViT | MergeMLP | Decoder)
         }
         _refuse_circle(feeds, "N208", "`{}` feeds itself", self._findings)
         follows = {
-            name: [(model.after, self._span(f"{name}.after"))] if model.after else []
+            name: [(after, self._span(f"{name}.after"))] if after else []
             for name, model in self._models.items()
             if isinstance(model, Stage)
+            for after in [_if_good(model, "after", None)]
         }
         _refuse_circle(follows, "F606", "the stage `{}` comes after itself", self._findings)
 
@@ -153,13 +164,15 @@ class _References:
 
     def tokens(self, name: str, tokens: Tokens) -> None:
         """Special tokens are told apart by id and by text, and fit the vocabulary."""
-        if tokens.pad not in tokens.specials:
-            near = nearest(tokens.pad, tokens.specials)
+        specials: Mapping[str, SpecialToken] = _if_good(tokens, "specials", {})
+        pad = _if_good(tokens, "pad", None)
+        if pad is not None and specials and pad not in specials:
+            near = nearest(pad, specials)
             span = self._span(f"{name}.pad")
             self._findings.add(
                 Diagnostic(
                     "N204",
-                    f"there is no special token `{tokens.pad}`",
+                    f"there is no special token `{pad}`",
                     (Label(span),),
                     fix=rename(span, near) if near else None,
                 )
@@ -167,7 +180,8 @@ class _References:
         by_id: dict[int, str] = {}
         by_text: dict[str, str] = {}
         lm = self._models.get("lm")
-        for special, token in tokens.specials.items():
+        vocab = _if_good(lm, "vocab", None) if isinstance(lm, Decoder) else None
+        for special, token in specials.items():
             span = self._span(f"{name}.{special}")
             for code, what, first in (
                 ("T502", f"the id {token.id}", by_id.setdefault(token.id, special)),
@@ -175,16 +189,16 @@ class _References:
             ):
                 if first != special:
                     self._twice(code, what, name, first, span)
-            if isinstance(lm, Decoder) and token.id >= lm.vocab:
+            if vocab is not None and token.id >= vocab:
                 self._findings.add(
                     Diagnostic(
                         "T501",
                         f"the special token `{special}` lies outside the vocabulary",
                         (
                             Label(span, f"its id is {token.id}"),
-                            Label(self._span("lm.vocab"), f"ids end at {lm.vocab - 1}", False),
+                            Label(self._span("lm.vocab"), f"ids end at {vocab - 1}", False),
                         ),
-                        fix=Fix(f"give it an id below {lm.vocab}, or widen `lm.vocab`"),
+                        fix=Fix(f"give it an id below {vocab}, or widen `lm.vocab`"),
                     )
                 )
 
@@ -201,19 +215,31 @@ class _References:
 
     def stage(self, name: str, stage: Stage) -> None:
         """A stage follows one that is there, on layouts, losses and parts that are there."""
-        if stage.after is not None:
-            span = self._span(f"{name}.after")
-            self._look_up("F605", stage.after, ("stage",), "a stage", span)
-        self.layouts_at(f"{name}.layout", stage.layout)
-        for number, loss in enumerate(stage.loss):
+        after = _if_good(stage, "after", None)
+        if after is not None:
+            self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
+        self.layouts_at(f"{name}.layout", _if_good(stage, "layout", ()))
+        for number, loss in enumerate(_if_good(stage, "loss", ())):
             span = self._span(f"{name}.loss", number)
-            if loss != "lm" or "lm" not in self._whole.parts:
+            if loss != "lm":
                 self._look_up("N204", loss, ("objective",), "`lm` or an objective", span)
-        trained = [item.target if isinstance(item, Lora | Lr) else item for item in stage.train]
+            elif "lm" not in self._whole.parts:
+                self._findings.add(
+                    Diagnostic(
+                        "N213",
+                        f"the stage `{name}` scores text, and there is no language model",
+                        (Label(span),),
+                        fix=Fix("add `lm : Decoder { ... }`, or name an objective in `loss`"),
+                    )
+                )
+        trained = [
+            item.target if isinstance(item, Lora | Lr) else item
+            for item in _if_good(stage, "train", ())
+        ]
         for setting, selectors in (
             ("train", trained),
-            ("freeze", stage.freeze),
-            ("checkpoint", stage.checkpoint),
+            ("freeze", _if_good(stage, "freeze", ())),
+            ("checkpoint", _if_good(stage, "checkpoint", ())),
         ):
             for number, selector in enumerate(selectors):
                 self._selector(selector, self._span(f"{name}.{setting}", number))
@@ -283,6 +309,11 @@ def in_order(stages: Mapping[str, Stage]) -> dict[str, Stage]:
         for ready in reversed(waiting):
             ordered[ready] = stages[ready]
     return ordered
+
+
+def _if_good(model: Model, field: str, otherwise: Any) -> Any:
+    """The value of a field, or something else when the field was wrong and is not there."""
+    return getattr(model, field, otherwise)
 
 
 def _renamed(span: Span, name: str, near: str) -> Fix:

@@ -2,14 +2,24 @@
 
 from dataclasses import dataclass
 
-BASE_UNITS = ("px", "tok", "frames", "fps", "s", "steps", "seq", "epochs", "B")
-"""The dimensions of the language; a quantity is kept in one of these."""
+UNIT_WORDS = {
+    "px": "pixels",
+    "tok": "tokens",
+    "frames": "frames",
+    "fps": "frames a second",
+    "s": "seconds",
+    "steps": "steps",
+    "seq": "sequences",
+    "epochs": "epochs",
+    "B": "bytes",
+}
+"""The dimensions of the language, in words; a quantity is kept in one of these units."""
 
 _COUNTED = ("tok", "steps", "seq", "frames", "B")
 _PREFIXES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 UNITS: dict[str, tuple[str, int, int]] = {
-    **{unit: (unit, 1, 1) for unit in BASE_UNITS},
+    **{unit: (unit, 1, 1) for unit in UNIT_WORDS},
     **{
         prefix + unit: (unit, factor, 1)
         for unit in _COUNTED

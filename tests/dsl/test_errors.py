@@ -1,0 +1,310 @@
+"""Every mistake that the front end can find is said in words that an author can act on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import triptych.dsl
+from triptych.dsl.codes import CODES
+from triptych.dsl.diagnostics import RecipeError, ansi, render
+from triptych.dsl.load import load_recipe, load_text
+
+# name -> (code, the body of a variant of small.vlm)
+VARIANTS: dict[str, tuple[str, str]] = {
+    "unknown_setting": ("N209", "amend lm { widht = 96 }"),
+    "unknown_setting_far_off": ("N209", "amend merger_ { }\n amend adapter merger { bananas = 3 }"),
+    "amend_lacking": ("N209", "amend encoder vti { depth = 3 }"),
+    "amend_lacking_stage": ("N209", "amend stage third { seed = 1 }"),
+    "amend_dropped": ("N209", "drop stage second\n amend stage second { seed = 1 }"),
+    "amend_wrong_kind": ("N215", "amend adapter vit { depth = 3 }"),
+    "amend_other_type": ("N215", "amend encoder vit : SamViT { depth = 3 }"),
+    "amend_special_lacking": ("N209", 'amend tokens { special pace = "<p>" @ 502 }'),
+    "add_present": ("N210", "add stage first { }"),
+    "add_special_present": ("N210", 'amend tokens { add special end = "<e>" @ 502 }'),
+    "declared_again": ("N210", "stage first { }"),
+    "no_verb": ("N211", "stage third { }"),
+    "drop_lacking": ("N209", "drop stage sceond"),
+    "drop_setting_lacking": ("N209", "amend lm { drop kv_head }"),
+    "drop_assert_lacking": ("N209", "drop assert caption.worst(images: 2) <= lm.context"),
+    "verb_in_new_block": ("N211", "add layout other { add text(t) -> loss(t end) }"),
+    "setting_twice": ("N206", "amend lm { depth = 3 depth = 4 }"),
+    "two_blocks_of_one_name": (
+        "N205",
+        "add layout extra { text(t) -> loss(t end) }\n add mode extra { }",
+    ),
+    "unknown_block": ("N203", "add adpater fine : MergeMLP { }"),
+    "unknown_type": ("N203", "add encoder sam : Vit { }"),
+    "type_missing": ("N203", "add encoder sam { }"),
+    "type_superfluous": ("N203", "add stage third : Fast { }"),
+    "name_superfluous": ("N203", "replace lm big : Decoder { }"),
+    "name_missing": ("N203", "add encoder : ViT { }"),
+    "unknown_input": ("N203", "add input sound { }"),
+    "statement_not_at_home": ("N203", 'amend lm { special end = "<e>" @ 5 }'),
+    "unknown_recipe_setting": ("N202", "languge = 1"),
+    "missing_settings": ("N212", "add mode quick { layout = caption }"),
+    "unknown_part_in_value": ("N204", "amend adapter merger { out = lmm.width }"),
+    "unknown_setting_in_value": ("N204", "amend adapter merger { out = lm.widht }"),
+    "reference_without_value": ("N204", "amend lm { context = first.pack }"),
+    "unknown_feed": ("N204", "amend adapter merger { in = vitt }"),
+    "dropped_feed": ("N204", "drop input image"),
+    "wrong_feed": ("N215", "amend encoder vit { in = lm }"),
+    "unknown_loss": ("N204", "amend stage first { loss = [lm, itc] }"),
+    "unknown_pad": ("N204", "amend tokens { pad = ned }"),
+    "unknown_objective_part": (
+        "N204",
+        "add objective o : RegionWords { regions = mergre words = lm.embed temperature = 0.07 }",
+    ),
+    "assert_unknown": ("N204", "assert lm.widht == 64"),
+    "assert_no_value": ("N204", "assert lm == 64"),
+    "assert_unknown_call": ("N214", "assert caption.wrost(images: 1) <= lm.context"),
+    "assert_unknown_layout": ("L704", "assert captoin.worst(images: 1) <= lm.context"),
+    "circular_value": (
+        "N208",
+        "amend lm { width = vit.width }\n amend encoder vit { width = 2 * lm.width }",
+    ),
+    "circular_self": ("N208", "amend lm { width = lm.width + 1 }"),
+    "circular_parts": ("N208", "amend encoder vit { in = merger }"),
+    "unknown_call": ("N214", "amend lm { pos = rop(theta: 1e4) }"),
+    "call_that_does_not_fit": ("N214", "amend lm { pos = rope2d(theta: 1e4) }"),
+    "call_without_brackets": ("V303", "amend input image { normalize = clip }"),
+    "value_is_no_call": ("V303", "amend lm { norm = 3 }"),
+    "argument_missing": ("V310", "amend lm { norm = rmsnorm() }"),
+    "argument_unknown": ("V311", "amend lm { norm = rmsnorm(epz: 1e-6) }"),
+    "argument_unnamed": ("V311", "amend lm { norm = rmsnorm(1e-6) }"),
+    "argument_twice": (
+        "V311",
+        "amend lm { pos = mrope([2, 3, 3], sections: [1, 1, 6], theta: 1e4) }",
+    ),
+    "assumed_without_value": ("V310", "amend lm { depth = assumed() }"),
+    "bare_number": ("V302", "amend lm { context = 2048 }"),
+    "wrong_unit": ("V301", "amend lm { context = 2048px }"),
+    "unit_superfluous": ("V301", "amend lm { depth = 12tok }"),
+    "wrong_unit_in_range": (
+        "V301",
+        "amend input image { resize = native(multiple: 28px, budget: 4px..64px) }",
+    ),
+    "bare_stop": ("V302", "amend stage first { stop = 100 }"),
+    "wrong_stop": ("V301", "amend stage first { stop = 100px }"),
+    "unknown_unit": ("V313", "amend lm { context = 2048tokens }"),
+    "units_mixed": ("V306", "amend lm { context = 28px + 4tok }"),
+    "units_multiplied": ("V306", "amend encoder vit { patch = 2px * 7px }"),
+    "arithmetic_on_words": ("V303", "amend lm { width = 2 * vit.act }"),
+    "fraction": ("V308", "amend lm { depth = 5 / 2 }"),
+    "division_by_zero": ("V312", "amend lm { depth = 5 / (vit.depth - 2) }"),
+    "huge_number": ("V307", "amend lm { depth = 9999999999999999999999 }"),
+    "huge_product": ("V307", "amend lm { depth = 1e12 * 1e12 }"),
+    "negative": ("V305", "amend lm { depth = -2 }"),
+    "zero": ("V305", "amend stage first { batch = 0seq }"),
+    "empty_list": ("V305", "amend stage first { train = [] }"),
+    "short_list": ("V303", "amend lm { pos = mrope([2, 3], theta: 1e6) }"),
+    "empty_range": ("V309", "amend mode tell { batch = 4..1 }"),
+    "unknown_choice": ("V304", "amend lm { act = silo }"),
+    "number_for_a_word": ("V303", "amend lm { act = 3 }"),
+    "word_for_a_number": ("V303", "amend lm { depth = many }"),
+    "word_for_a_flag": ("V303", "amend lm { tied = yes }"),
+    "string_for_a_name": ("V303", 'amend mode tell { layout = "caption" }'),
+    "number_for_a_grid": ("V303", "amend adapter merger { window = 2 }"),
+    "heads": ("S401", "amend lm { heads = 5 }"),
+    "heads_of_the_tower": ("S401", "amend encoder vit { heads = 3 }"),
+    "kv_heads": ("S402", "amend lm { kv_heads = 3 }"),
+    "rotary_sections": ("S403", "amend lm { pos = mrope([2, 3, 4], theta: 1e6) }"),
+    "rotary_of_the_tower": ("S403", "amend encoder vit { width = 36 }"),
+    "special_outside": ("T501", 'amend tokens { special place = "<place>" @ 512 }'),
+    "special_id_twice": ("T502", 'amend tokens { special place = "<place>" @ 500 }'),
+    "special_text_twice": ("T503", 'amend tokens { special place = "<end>" @ 501 }'),
+    "selector_unknown": ("F604", "amend stage first { freeze = [vti.blocks[0..1], lm] }"),
+    "after_unknown": ("F605", "amend stage second { after = frist }"),
+    "after_circle": ("F606", "amend stage first { after = second }"),
+    "layout_unknown": ("L704", "amend mode tell { layout = captions }"),
+    "layout_word": ("L701", "amend layout caption { pair(x, t) -> image(x) loss(t ned) }"),
+    "layout_rule_as_word": ("L701", "amend layout caption { pair(x, t) -> image loss(t end) }"),
+    "layout_parameter": ("L701", "amend layout caption { image(x) -> place * y.tokens }"),
+    "layout_field": ("L701", "amend layout caption { image(x) -> place * x.token }"),
+    "layout_rule": ("L702", "amend layout caption { pair(x, t) -> picture(x) loss(t end) }"),
+    "layout_idle_rule": ("L702", "amend layout caption { add asistant(b) -> loss(b end) }"),
+    "layout_arguments": ("L703", "amend layout caption { pair(x, t) -> image(x, t) loss(t end) }"),
+    "layout_parameters": ("L703", "amend layout caption { image(x, y) -> place * x.tokens }"),
+    "layout_parameter_twice": (
+        "L703",
+        "amend layout caption { pair(x, x) -> image(x) loss(x end) }",
+    ),
+    "layout_recursion": ("L708", "amend layout caption { image(x) -> image(x) }"),
+    "layout_loss_twice": (
+        "L709",
+        "amend layout caption { pair(x, t) -> image(x) loss(loss(t) end) }",
+    ),
+    "ignored_without_reason": ("V305", 'add weights { from = hf("a/b") ignore "x.*" : "" }'),
+}
+
+# name -> (code, a whole text)
+TEXTS: dict[str, tuple[str, str]] = {
+    "no_recipe": ("E108", "# only a comment\n"),
+    "outside": ("E101", "width = 3\n"),
+    "equals_missing": ("E101", "recipe r {\n  lm : Decoder {\n    depth 28\n  }\n}\n"),
+    "colon_for_equals": ("E101", "recipe r {\n  lm : Decoder {\n    depth: 28\n  }\n}\n"),
+    "value_missing": ("E101", "recipe r {\n  lm : Decoder {\n    depth =\n    width = 3\n  }\n}\n"),
+    "keyword_misspelt": ("E101", 'recipe r {\n  tokens {\n    mpa "a" -> "b"\n  }\n}\n'),
+    "block_in_block": ("E101", "recipe r {\n  lm : Decoder {\n    stage x {\n    }\n  }\n}\n"),
+    "comma_missing": ("E101", "recipe r {\n  lm : Decoder {\n    in = [a b]\n  }\n}\n"),
+    "index_with_unit": ("E101", "recipe r {\n  stage s {\n    train = vit.blocks[2px]\n  }\n}\n"),
+    "two_syntax_errors": (
+        "E101",
+        "recipe r {\n  lm : Decoder {\n    depth 28\n    width = 3\n    heads: 4\n  }\n}\n",
+    ),
+    "string_open": ("E102", 'recipe r {\n  tokens {\n    tokenizer = tiktoken("qwen)\n  }\n}\n'),
+    "string_escape": ("E102", 'recipe r {\n  layout l {\n    user(b) -> "a\\q" b\n  }\n}\n'),
+    "brace_open": ("E103", "recipe r {\n  lm : Decoder {\n    depth = 2\n}\n"),
+    "bracket_crossed": ("E103", "recipe r {\n  lm : Decoder {\n    in = [a, (b]\n  }\n}\n"),
+    "brace_superfluous": ("E103", "recipe r {\n}\n}\n"),
+    "quotes": ("E104", "recipe r {\n  tokens {\n    tokenizer = tiktoken('qwen')\n  }\n}\n"),
+    "letters": ("E104", "recipe r {\n  lm : Décodeur {\n  }\n}\n"),
+    "control_character": ("E104", "recipe r {\n  lm : Decoder {\n    depth = \x07\n  }\n}\n"),
+    "nested_deeply": ("E105", "recipe r {\n  x = " + "[" * 500 + "]" * 500 + "\n}\n"),
+    "chained_deeply": ("E105", "recipe r {\n  x = 1" + " + 1" * 500 + "\n}\n"),
+    "edition_missing": ("E106", "recipe r {\n}\n"),
+    "edition_unknown": ("E106", "recipe r {\n  language = 7\n}\n"),
+    "base_unknown": ("N201", "recipe r extends qwen2_vl_7 {\n}\n"),
+    "base_unreadable": ("E107", 'recipe r extends "nowhere.vlm" {\n}\n'),
+    "extends_circle": (
+        "N207",
+        "recipe a extends b {\n}\nrecipe b extends c {\n}\nrecipe c extends a {\n}\n",
+    ),
+    "amend_without_base": ("N211", "recipe r {\n  language = 1\n  amend lm {\n  }\n}\n"),
+    "drop_without_base": ("N211", "recipe r {\n  language = 1\n  drop lm\n}\n"),
+    "loss_without_model": (
+        "N213",
+        'recipe r {\n  language = 1\n  tokens {\n    tokenizer = tiktoken("qwen")\n'
+        '    special end = "<end>" @ 1\n    pad = end\n  }\n'
+        "  layout l {\n    text(t) -> loss(t end)\n  }\n"
+        "  stage s {\n    train = [lm]\n    layout = l\n    data = mix(text: 1)\n"
+        "    stop = 1steps\n    batch = 1seq\n    optim = adamw(lr: 1)\n  }\n}\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant(name, load_variant, golden):
+    code, body = VARIANTS[name]
+    with pytest.raises(RecipeError) as caught:
+        load_variant(body)
+    assert code in {diagnostic.code for diagnostic in caught.value.diagnostics}
+    golden.check(f"errors/{name}.txt", caught.value.render())
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text(name, golden):
+    code, text = TEXTS[name]
+    with pytest.raises(RecipeError) as caught:
+        load_text(text, "case.vlm")
+    assert code in {diagnostic.code for diagnostic in caught.value.diagnostics}
+    golden.check(f"errors/{name}.txt", caught.value.render())
+
+
+def test_every_code_of_the_front_end_has_a_message(golden):
+    """A code that dsl/ can raise is shown by one of the cases; the compiler shows its own."""
+    folder = Path(triptych.dsl.__file__).parent
+    raised = {
+        code
+        for path in folder.glob("*.py")
+        if path.name != "codes.py"
+        for code in re.findall(r'"([ENVSTFLW]\d{3})"', path.read_text(encoding="utf-8"))
+    }
+    shown = {code for code, _ in (*VARIANTS.values(), *TEXTS.values())} | ELSEWHERE
+    assert raised - shown == set()
+    assert raised <= set(CODES)
+
+
+ELSEWHERE = {"E109"}
+"""Raised by what writes files; see tests/cli/test_fmt.py."""
+
+
+def test_codes_are_lasting(golden):
+    golden.check("errors/codes.txt", "\n".join(f"{code} {title}" for code, title in CODES.items()))
+
+
+def test_independent_mistakes_are_reported_together(load_variant, golden):
+    with pytest.raises(RecipeError) as caught:
+        load_variant(
+            """
+            amend lm { act = silo depth = 2px context = 900 }
+            amend adapter merger { out = lm.widht in = vitt }
+            amend stage first { after = secnd freeze = [vit, ml] }
+            drop mode tel
+            """
+        )
+    assert len(caught.value.diagnostics) == 8
+    golden.check("errors/several.txt", caught.value.render())
+
+
+def test_a_bad_value_is_reported_once_however_often_it_is_used(load_variant):
+    with pytest.raises(RecipeError) as caught:
+        load_variant("amend encoder vit { width = 28px + 4tok }")  # the merger refers to it
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["V306"]
+
+
+def test_a_part_of_unknown_type_causes_nothing_further(load_variant):
+    with pytest.raises(RecipeError) as caught:
+        load_variant("replace encoder vit : Vit { in = image }")
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["N203"]
+
+
+def test_a_mistake_of_a_variant_points_at_its_base_in_the_other_file(golden):
+    with pytest.raises(RecipeError) as caught:
+        load_text("recipe mine extends qwen2_vl_7b {\n  amend lm { heads = 24 }\n}\n", "mine.vlm")
+    golden.check("errors/across_files.txt", caught.value.render())
+
+
+def test_a_mistake_in_a_base_is_shown_there(tmp_path):
+    (tmp_path / "base.vlm").write_text("recipe base {\n  language = 2\n}\n")
+    (tmp_path / "top.vlm").write_text('recipe top extends "base.vlm" {\n}\n')
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "top.vlm"))
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.primary
+    assert str(diagnostic.primary.span) == f"{tmp_path / 'base.vlm'}:2:14"
+
+
+def test_fixes_that_a_machine_can_make_lead_to_a_good_recipe(small):
+    """Each edit is applied as it stands, and the recipe loads."""
+    for wrong, right in (
+        ("context = 1024tok", "context = 1024"),
+        ("act     = silu", "act     = silo"),
+        ("out    = lm.width", "out    = lm.widht"),
+        ("layout = caption\n    batch", "layout = capton\n    batch"),
+        ("depth   = 2", "depht   = 2"),
+        ("normalize = half()", "normalize = half"),
+    ):
+        text = small.replace(wrong, right)
+        assert text != small
+        with pytest.raises(RecipeError) as caught:
+            load_text(text)
+        edits = [
+            edit
+            for diagnostic in caught.value.diagnostics
+            if diagnostic.fix
+            for edit in diagnostic.fix.edits
+        ]
+        assert edits, right
+        for edit in sorted(edits, key=lambda edit: -edit.span.start):
+            text = text[: edit.span.start] + edit.text + text[edit.span.end :]
+        load_text(text)
+
+
+def test_wide_letters_and_tabs_keep_the_carets_in_place():
+    with pytest.raises(RecipeError) as caught:
+        load_text('recipe r {\n\tlayout l { user(b) -> "一二" many }\n}\n', "case.vlm")
+    lines = caught.value.render().splitlines()
+    shown = next(line for line in lines if "一二" in line)
+    carets = next(line for line in lines if re.search(r" \^{4}$", line))
+    assert shown.index("many") + 2 == carets.index("^^^^")  # two letters are two columns wide
+
+
+def test_colours_are_only_around_the_words():
+    with pytest.raises(RecipeError) as caught:
+        load_text("recipe r {\n  language = 7\n}\n", "case.vlm")
+    coloured = render(caught.value.diagnostics, ansi)
+    assert "\x1b[1;31merror[E106]" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) + "\n" == caught.value.render()
