@@ -95,8 +95,9 @@ def picture(methods: Methods, *, title: str = "") -> str:
             f' width="{width:.0f}" height="{height:.0f}" role="img">',
             f"<title>{escape(title or 'graph')}</title>",
             f"<style>{STYLE}</style>",
-            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
-            ' markerHeight="7" orient="auto"><path class="arrow" d="M0 0L8 4L0 8z"/></marker></defs>',
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"',
+            'markerHeight="7" orient="auto">',
+            '<path class="arrow" d="M0 0L8 4L0 8z"/></marker></defs>',
             f'<rect class="paper" width="{width:.0f}" height="{height:.0f}"/>',
             *([head] if title else []),
             *drawn,
@@ -142,12 +143,15 @@ def _kind(node: Node) -> str:
 
 
 def _place(boxes: dict[str, Box]) -> None:
-    """Layers by the longest way from above; then rows ordered, and spread without overlap."""
+    """Layers by the longest way from above; then rows ordered, and spread without overlap.
+
+    What takes nothing but the host's inputs stands as low as it can, next to what it is for.
+    """
     for box in boxes.values():
         box.layer = 1 + max((boxes[name].layer for name in box.takes), default=-1)
     for box in reversed(list(boxes.values())):
         below = [other.layer for other in boxes.values() if box.key in other.takes]
-        if below and box.kind == "fed":
+        if below and all(boxes[name].kind == "fed" for name in box.takes):
             box.layer = min(below) - 1
     layers = [
         [box for box in boxes.values() if box.layer == layer]
@@ -172,8 +176,8 @@ def _pull(box: Box, boxes: dict[str, Box]) -> float:
     near = [boxes[name] for name in box.takes]
     near += [other for other in boxes.values() if box.key in other.takes]
     if not near:
-        return box.x + box.width / 2
-    return sum(other.x + other.width / 2 for other in near) / len(near)
+        return _middle(box)
+    return sum(map(_middle, near)) / len(near)
 
 
 def _spread(layer: list[Box], wanted: Sequence[float]) -> None:
@@ -186,7 +190,7 @@ def _spread(layer: list[Box], wanted: Sequence[float]) -> None:
         edge = box.x + box.width + GAP_X
     if not order:
         return
-    shift = sum(wanted[i] - (layer[i].x + layer[i].width / 2) for i in order) / len(order)
+    shift = sum(wanted[i] - _middle(layer[i]) for i in order) / len(order)
     for box in layer:
         box.x += shift
 
@@ -211,15 +215,19 @@ def _method(boxes: dict[str, Box], label: str, left: float, top: float) -> str:
 
 def _edges(drawn: Iterable[Box], boxes: dict[str, Box]) -> Iterable[str]:
     for box in drawn:
-        for place, name in enumerate(box.takes):
-            source = boxes[name]
-            x0, y0 = source.x + source.width / 2, source.y + source.height
+        # From left to right as the sources stand, so that no two edges into a box cross.
+        for place, source in enumerate(sorted((boxes[n] for n in box.takes), key=_middle)):
+            x0, y0 = _middle(source), source.y + source.height
             x1 = box.x + box.width * (place + 1) / (len(box.takes) + 1)
             bend = max(GAP_Y / 2, (box.y - y0) / 2)
             yield (
                 f'<path class="edge" marker-end="url(#tip)" d="M{x0:.1f} {y0:.1f}'
                 f'C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {box.y - bend:.1f} {x1:.1f} {box.y:.1f}"/>'
             )
+
+
+def _middle(box: Box) -> float:
+    return box.x + box.width / 2
 
 
 def _box(box: Box) -> str:

@@ -65,8 +65,8 @@ def _next_token(nodes: list[Node], name: str) -> Iterator[Node]:
 
 
 def _match_regions(graph: Graph, objective: MatchRegions, name: str) -> Iterator[Node]:
-    table, features = _end(graph, objective.words), _end(graph, objective.regions)
-    assert isinstance(table.op, Embed) and features.type
+    table, features = end_of(graph, objective.words), end_of(graph, objective.regions)
+    assert table and isinstance(table.op, Embed) and features and features.type
     yield Node.fed("regions.pool", TensorType(("regions", features.type.sizes[0]), "f32"))
     yield Node.fed("regions.words", TensorType(("classes", "words"), "i64"))
     yield Node.fed("regions.word_mask", TensorType(("classes", "words"), "f32"))
@@ -88,7 +88,7 @@ def _match_regions(graph: Graph, objective: MatchRegions, name: str) -> Iterator
     )
 
 
-def _end(graph: Graph, module: str) -> Node:
-    """The last node of the first call of a module, or of a part made of several."""
+def end_of(graph: Graph, module: str) -> Node | None:
+    """The last node of the first call of a module or a part; None when there is no such thing."""
     calls = [node for node in graph if f"{node.name}.".startswith(f"{module}.")]
-    return [node for node in calls if not isinstance(node.op, Input)][-1]
+    return next((node for node in reversed(calls) if not isinstance(node.op, Input)), None)

@@ -26,13 +26,17 @@ class Room:
 
 
 def prove_context(recipe: Recipe, findings: Findings) -> None:
-    """Gather, for each input, the tightest use that one item of it can outgrow.
+    """Gather limits beyond the context, and for each input the tightest use that it can outgrow.
 
     A mistake, unless the recipe caps a whole clip within the room, and only the least share of a
     frame breaks the cap: some published systems are so, and say nothing of it. That is a warning;
     whoever feeds the model refuses such a clip by name.
     """
+    assert recipe.lm
     rooms = sorted(_rooms(recipe), key=lambda room: room.tokens)
+    for room in rooms:
+        if room.tokens > recipe.lm.context:
+            findings.add(_beyond(recipe, room, recipe.lm.context))
     for medium in recipe.inputs:
         if tower_of(recipe, medium) is None:
             continue
@@ -41,6 +45,20 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
             if found:
                 findings.add(found)
                 break
+
+
+def _beyond(recipe: Recipe, room: Room, context: int) -> Diagnostic:
+    return Diagnostic(
+        "T506",
+        f"{room.user} has room for more tokens than the language model",
+        labels(
+            recipe,
+            (room.path, f"{room.tokens:,} tok"),
+            ("lm.context", f"the language model knows {context:,} positions"),
+        ),
+        "positions beyond the context were never learnt",
+        Fix(f"write at most {context}tok"),
+    )
 
 
 def _rooms(recipe: Recipe) -> Iterator[Room]:

@@ -6,7 +6,8 @@ from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
 from ...dsl.recipe import Recipe
 from ..build import build, objectives
 from ..coverage import Coverage, cover
-from ..passes.add_losses import AddLosses
+from ..ops import Embed
+from ..passes.add_losses import AddLosses, end_of
 from ..passes.drop_unused import DropUnused
 from ..passes.infer_shapes import InferShapes
 from ..passes.tie_weights import TieWeights
@@ -15,7 +16,8 @@ from ..tokens import placed
 
 
 def prove_stages(recipe: Recipe, findings: Findings) -> None:
-    """Gather what is wrong with each stage."""
+    """Gather what is wrong with each stage, and with what it minimises."""
+    _prove_objectives(recipe, findings)
     for name in recipe.stages:
         own = Findings()
         covered = cover(recipe, name, own)
@@ -25,8 +27,33 @@ def prove_stages(recipe: Recipe, findings: Findings) -> None:
             _prove_paths(recipe, name, covered, findings)
 
 
+def _prove_objectives(recipe: Recipe, findings: Findings) -> None:
+    """Regions are rows that a part makes, and words are rows of an embedding."""
+    graph = build(recipe)
+    parts = [*recipe.encoders, *recipe.adapters]
+    for name, objective in recipe.objectives.items():
+        for setting, module in (("regions", objective.regions), ("words", objective.words)):
+            end = end_of(graph, module)
+            if setting == "words" and not (end and isinstance(end.op, Embed)):
+                wanted, known = "an embedding", "`lm.embed`"
+            elif setting == "regions" and not (end and module.partition(".")[0] in parts):
+                wanted, known = "a part that makes rows of features", listing(parts)
+            else:
+                continue
+            findings.add(
+                Diagnostic(
+                    "N215",
+                    f"`{module}` is not {wanted}",
+                    labels(recipe, (f"{name}.{setting}", f"`{setting}` wants {wanted}")),
+                    fix=Fix(f"write {known}"),
+                )
+            )
+
+
 def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Findings) -> None:
     """Every parameter that learns feeds the loss of its stage."""
+    if any(found.code == "N215" for found in findings.in_order):
+        return
     stage = recipe.stages[name]
     media = placed(recipe, [recipe.layouts[layout] for layout in stage.layout])
     graph = build(recipe, media=media)
