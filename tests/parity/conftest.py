@@ -160,7 +160,8 @@ class Case:
             if f"{name}.patches" in inputs:
                 rows = lowered.methods[f"vision_{name}"](inputs)
                 features += lowered.methods["project"](rows).values()
-        inputs = inputs | {"features": torch.cat(features)}
+        nothing = torch.zeros(1, self.config["hidden_size"])  # no place asks for it
+        inputs = inputs | {"features": torch.cat(features or [nothing])}
         if caches is None:
             rows, length = inputs["text.tokens"].shape
             caches = self.caches(lowered, rows, length)
