@@ -48,7 +48,7 @@ def _fit_frame(
 
 
 def _fit_bound(*_: Bounds, least: int, most: int, aspect: float = 0, **_rest: Option) -> Bounds:
-    return Bounds(_fewest(least, most, aspect), _greatest(least, most, aspect))
+    return Bounds(_fewest(least, most), _greatest(least, most, aspect))
 
 
 def _fit_frame_bound(
@@ -73,27 +73,32 @@ def _fit_frame_bound(
         return max(min(most, share), math.floor(least * slack))
 
     tightest = room(frames.most)
-    return Bounds(
-        _fewest(min(least, tightest), tightest, aspect),
-        _greatest(least, room(frames.least), aspect),
-    )
+    return Bounds(_fewest(least, tightest), _greatest(least, room(frames.least), aspect))
 
 
 def _greatest(least: int, most: int, aspect: float) -> int | None:
-    """The budget, unless a thin picture outgrows it: one row that may not become none, or the
-    rounding up of a picture that is enlarged."""
+    """The budget, unless a thin picture outgrows it; None when nothing bounds how thin one is.
+
+    A picture that is shrunk keeps one row, however thin it is. One that is enlarged to `least`
+    squares rounds both sides up: `rows` of them stand for any height above `rows - 1`.
+    """
     if not aspect:
         return None
-    return max(most, math.isqrt(math.ceil(aspect * most)), math.ceil(math.sqrt(aspect * least)) + 1)
+    shrunken = math.isqrt(math.ceil(aspect * most))
+    thinnest = math.sqrt(least / aspect)
+    enlarged = [
+        rows * math.ceil(least / max(rows - 1, thinnest))
+        for rows in range(1, math.isqrt(least) + 2)
+    ]
+    return max(most, shrunken, *enlarged)
 
 
-def _fewest(least: int, most: int, aspect: float) -> int:
-    """The least, unless a shrunken picture falls below it by rounding down."""
-    if not aspect:
-        return 1
-    shorter = math.sqrt(most / aspect)
-    shrunken = max(1, math.floor(shorter)) * max(1, math.floor(math.sqrt(most * aspect)))
-    return min(least, shrunken)
+def _fewest(least: int, most: int) -> int:
+    """The least, unless a picture that is shrunk to `most` loses more than that by rounding down.
+
+    Both sides lose less than half of themselves, since neither falls below one square.
+    """
+    return min(least, -(-most // 4))
 
 
 FIT = Function("fit", _fit, _fit_bound)

@@ -346,11 +346,17 @@ def _coefficient(term: Size) -> tuple[int, Size]:
 
 
 def multiply(*sizes: Size) -> Size:
-    """The product in canonical form: one constant, first, and the other factors in order.
+    """The product in canonical form: sums multiplied out, one constant first, factors in order.
 
     >>> str(multiply(Symbol("b"), 2, Symbol("a"), 3)), multiply(0, Symbol("a"))
     ('6 * a * b', 0)
+    >>> str(multiply(Symbol("a") + 1, Symbol("b") + 2))
+    '2 * a + a * b + b + 2'
     """
+    for index, size in enumerate(sizes):
+        if isinstance(size, Sum):
+            rest = (*sizes[:index], *sizes[index + 1 :])
+            return add(*(multiply(term, *rest) for term in size.terms))
     constant, factors = 1, list[Size]()
     for size in sizes:
         for factor in size.factors if isinstance(size, Product) else (size,):
@@ -362,8 +368,6 @@ def multiply(*sizes: Size) -> Size:
         return constant
     factors.sort(key=str)
     if constant != 1:
-        if len(factors) == 1 and isinstance(factors[0], Sum):
-            return add(*(multiply(constant, term) for term in factors[0].terms))
         factors.insert(0, constant)
     return factors[0] if len(factors) == 1 else Product(tuple(factors))
 

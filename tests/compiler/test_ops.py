@@ -1,0 +1,108 @@
+"""Operations say what they yield, and refuse what they cannot take."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych.compiler.ops import (
+    OPERATIONS,
+    Cache,
+    Concat,
+    CrossEntropy,
+    DecoderBlocks,
+    Embed,
+    Head,
+    MergeMLP,
+    MisfitError,
+    Norm,
+    PatchEmbed,
+    RegionWords,
+    Splice,
+    TakeLast,
+    TakeRows,
+    VisionBlocks,
+)
+from triptych.compiler.types import TensorType as T
+
+DECODER = DecoderBlocks(2, 8, 4, 2, 2, 16, "silu", "rmsnorm", 1e-6, qkv_bias=True)
+TOWER = VisionBlocks(2, 8, 2, 16, "gelu", "layernorm", 1e-6, qkv_bias=True, rotary=True)
+ROWS, TEXT, IDS = T(("n", 8)), T(("batch", "length", 8)), T(("batch", "length"), "i64")
+TABLE, LAST = T(("batch", "length", 2), "f32"), T(("batch",), "i64")
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "result"),
+    [
+        (PatchEmbed(8, 3, 2, 4, bias=False), [T(("n", 96))], "float[n, 8]"),
+        (PatchEmbed(8, 3, 2, 4, bias=False, folded=True), [T(("n", 48))], "float[n, 8]"),
+        (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 4))], "float[n, 8]"),
+        (MergeMLP(4, 8, 32, 6, "gelu", "layernorm", 1e-6), [ROWS], "float[n // 4, 6]"),
+        (Embed(9, 8), [IDS], "float[batch, length, 8]"),
+        (Concat(), [ROWS, T(("m", 8)), ROWS], "float[m + 2 * n, 8]"),
+        (Splice(), [TEXT, ROWS, IDS], "float[batch, length, 8]"),
+        (DECODER, [TEXT, TABLE, TABLE, IDS], "float[batch, length, 8]"),
+        (Cache(2, 2, 2), [], "float[2, 2, batch, 2, slots, 2]"),
+        (Norm("rmsnorm", 8, 1e-6), [TEXT], "float[batch, length, 8]"),
+        (TakeRows(), [TEXT, T(("k",))], "float[k, 8]"),
+        (TakeLast(), [TEXT, LAST], "float[batch, 8]"),
+        (TakeLast(), [TEXT], "float[batch, 8]"),
+        (Head(9, 8, tied=False), [T(("k", 8))], "float[k, 9]"),
+        (CrossEntropy(), [T(("k", 9)), T(("k",)), T(("k",))], "f32[]"),
+        (
+            RegionWords(0.07),
+            [ROWS, T(("r", "n")), T(("c", "w", 8)), T(("c", "w")), T(("r",)), T(("r",))],
+            "f32[]",
+        ),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else "",
+)
+def test_yields(op, inputs, result):
+    assert str(op.result(*inputs)) == result
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "port", "wanted"),
+    [
+        (PatchEmbed(8, 3, 2, 4, bias=False), [T(("n", 95))], 0, "[any, 96]"),
+        (TOWER, [ROWS, T(("m",)), T(("n", 4)), T(("n", 4))], 1, "[n]"),
+        (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 8))], 3, "[n, 4]"),
+        (Concat(), [ROWS, T(("m", 9))], 1, "[any, 8]"),
+        (Splice(), [TEXT, T(("n", 9)), IDS], 1, "[any, 8]"),
+        (DECODER, [TEXT, TABLE, TABLE, T(("batch",))], 3, "[batch, length]"),
+        (Head(9, 7, tied=False), [TEXT], 0, "7 wide"),
+        (CrossEntropy(), [T(("k", 9)), T(("j",)), T(("k",))], 1, "[k]"),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else "",
+)
+def test_refuses(op, inputs, port, wanted):
+    with pytest.raises(MisfitError) as caught:
+        op.result(*inputs)
+    assert (caught.value.port, caught.value.wanted) == (port, wanted)
+
+
+def test_a_cache_belongs_to_its_blocks():
+    cached = DecoderBlocks(2, 8, 4, 2, 2, 16, "silu", "rmsnorm", 1e-6, qkv_bias=True, cached=True)
+    given = [TEXT, TABLE, TABLE, IDS, LAST]
+    assert cached.result(*given, Cache(2, 2, 2).result()) == TEXT
+    with pytest.raises(MisfitError):
+        cached.result(*given, Cache(3, 2, 2).result())
+
+
+def test_a_norm_has_a_shift_only_where_its_kind_has():
+    assert list(Norm("layernorm", 8, 1e-6).parameters()) == ["weight", "bias"]
+    assert list(Norm("rmsnorm", 8, 1e-6).parameters()) == ["weight"]
+
+
+def test_scales_start_at_one_and_shifts_at_zero():
+    kinds = {name: str(param.init) for name, param in TOWER.parameters().items()}
+    assert kinds["0.norm1.weight"] == "ones"
+    assert kinds["0.norm1.bias"] == kinds["0.attn.qkv.bias"] == "zeros"
+    assert kinds["1.mlp.fc1.weight"] == "normal(0.02)"
+
+
+def test_a_tied_head_owns_nothing():
+    assert Head(9, 8, tied=True).parameters() == {}
+
+
+def test_the_table_lists_each_operation_under_its_name():
+    assert all(operation.name == name for name, operation in OPERATIONS.items())
