@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
-from ..dsl.recipe import Lora, Lr, Recipe, Selector
+from ..dsl.recipe import Lora, Lr, Recipe, Selector, SelectorStep
 from .build import build
 from .graph import Graph
 from .ops import ZEROS, Embed, Head, Param
@@ -151,30 +151,42 @@ def _shared(recipe: Recipe, claim: _Claim, head: str) -> Diagnostic:
 
 
 def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Diagnostic:
-    chosen = str(claim.selector)
-    known = {
-        ".".join(part for part in name.split(".") if not part.isdigit()) for name in parameters
-    }
-    prefixes = {name.rsplit(".", depth)[0] for name in known for depth in range(1, 5)}
-    near = nearest(chosen, sorted(prefixes))
     what = "no linear layer" if claim.adapts else "no parameter"
     return Diagnostic(
         "F603",
-        f"`{chosen}` matches {what}",
+        f"`{claim.selector}` matches {what}",
         labels(recipe, (claim.path, f"{what} of this model is at or below it")),
         "a selector that matches nothing is a slip: the stage would do less than it says",
-        Fix(f"write `{near}`" if near else "name a part of the model, or leave it out"),
+        Fix(_advice(claim, parameters)),
     )
 
 
+def _advice(claim: _Claim, parameters: Mapping[str, Param]) -> str:
+    """What the author of an empty selector may have meant."""
+    names = [step.name for step in claim.selector.parts]
+    bare = Selector(text=".".join(names), parts=tuple(SelectorStep(name=name) for name in names))
+    below = [name for name in parameters if bare.matches(name)]
+    if below and claim.adapts:
+        return "name linear layers, such as `lm.blocks.attn`"
+    if below:
+        numbers = {int(word) for name in below for word in name.split(".") if word.isdigit()}
+        return f"its blocks are numbered from {min(numbers)} to {max(numbers)}"
+    known = {".".join(n for n in name.split(".") if not n.isdigit()) for name in parameters}
+    prefixes = {name.rsplit(".", depth)[0] for name in known for depth in range(1, 5)}
+    near = nearest(bare.text, sorted(prefixes))
+    return f"write `{near}`" if near else "name a part of the model, or leave it out"
+
+
 def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
-    shared = [name for name in claim.names if name in set(other.names)]
+    others = set(other.names)
+    shared = [name for name in claim.names if name in others]
+    more = f", and {len(shared) - 1:,} more" if len(shared) > 1 else ""
     return Diagnostic(
         "F602",
         f"`{claim.selector}` and `{other.selector}` both claim `{shared[0]}`",
         labels(
             recipe,
-            (claim.path, f"{_verb(claim)} it, and {len(shared) - 1:,} more"),
+            (claim.path, f"{_verb(claim)} it{more}"),
             (other.path, f"{_verb(other)} it"),
         ),
         "a stage does one thing with each parameter, or nobody can say what it does",
@@ -187,7 +199,7 @@ def _verb(claim: _Claim) -> str:
 
 
 def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[str]) -> Diagnostic:
-    tops = _tops(missing, every)
+    tops = short_names(missing, every)
     return Diagnostic(
         "F601",
         f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",
@@ -197,8 +209,9 @@ def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[st
     )
 
 
-def _tops(names: list[str], every: Iterable[str]) -> list[str]:
+def short_names(names: Iterable[str], every: Iterable[str]) -> list[str]:
     """A short way to name parameters: by their part where all of it is meant, else by module."""
+    names = list(names)
     rest = {name.partition(".")[0] for name in set(every) - set(names)}
     depth = {name: 2 if name.partition(".")[0] in rest else 1 for name in names}
     return list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in names))

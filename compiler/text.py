@@ -58,33 +58,37 @@ def text_of_methods(methods: Methods, *, places: bool = False) -> str:
 
 def _lines(node: Node, places: bool) -> Iterator[str]:
     """A node on one line, or on several when it is long."""
-    head = " ".join([f"%{node.name} = {node.op.name}", *(f"%{name}" for name in node.inputs)])
+    head = f"%{node.name} = {node.op.name}"
+    inputs = [f"%{name}" for name in node.inputs]
     facts = [f"{name} = {value}" for name, value in _facts(node.op).items()]
     tail = [f"using {node.weights}"] if node.weights else []
     tail += ["frozen"] if node.frozen else []
     tail += [f": {node.type}"] if node.type else []
     remark = f"  # {node.loc}" if places and node.loc else ""
-    line = " ".join([head, *([f"{{{', '.join(facts)}}}"] if facts else []), *tail])
+    line = " ".join([head, *inputs, *([f"{{{', '.join(facts)}}}"] if facts else []), *tail])
     if len(line) <= WIDTH:
         yield line + remark
         return
-    yield head + remark
-    yield from _filled(facts)
+    first, *more = _filled(inputs, f"{head} ", "    ")
+    yield first + remark
+    yield from more
+    if facts:
+        yield from _filled(
+            [f"{fact}," for fact in facts[:-1]] + [f"{facts[-1]}}}"], "    {", "     "
+        )
     if tail:
         yield f"    {' '.join(tail)}"
 
 
-def _filled(facts: list[str]) -> Iterator[str]:
-    """Facts in braces, as many on a line as there is room for."""
-    line = "    {"
-    for index, fact in enumerate(facts):
-        piece = fact + ("," if index + 1 < len(facts) else "}")
-        if len(line) + len(piece) + 1 > WIDTH:
+def _filled(words: list[str], opening: str, indent: str) -> Iterator[str]:
+    """Words behind an opening, as many on a line as there is room for."""
+    line = opening
+    for word in words:
+        if len(line) + len(word) > WIDTH:
             yield line.rstrip()
-            line = "     "
-        line += f"{piece} "
-    if facts:
-        yield line.rstrip()
+            line = indent
+        line += f"{word} "
+    yield line.rstrip()
 
 
 def _facts(op: Operation) -> dict[str, str]:

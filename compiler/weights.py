@@ -58,11 +58,11 @@ def map_names(recipe: Recipe, findings: Findings) -> Names:
     if recipe.weights is None:
         return Names({name: name for name in parameters}, ())
     rules = recipe.weights.rules
-    for index, rule in enumerate(rules):
-        if rule.source.count("*") != rule.target.count("*"):
-            findings.add(_uneven(recipe, index, rule))
+    uneven = [rule for rule in rules if rule.source.count("*") != rule.target.count("*")]
+    for rule in uneven:
+        findings.add(_uneven(recipe, rules.index(rule), rule))
     placed, taken = dict[str, str](), dict[str, int]()
-    homeless = list[str]()
+    homeless, clashes = list[str](), dict[tuple[int, int], list[str]]()
     for name in parameters:
         matching = [
             (index, source)
@@ -70,14 +70,17 @@ def map_names(recipe: Recipe, findings: Findings) -> Names:
             if (source := rewrite(name, rule.target, rule.source)) is not None
         ]
         if not matching:
-            homeless.append(name)
+            if not any(re.fullmatch(_regex(rule.target), name) for rule in uneven):
+                homeless.append(name)
             continue
-        if len(matching) > 1:
-            findings.add(_twice(recipe, name, [index for index, _ in matching]))
         index, source = matching[0]
-        if source in taken and taken[source] != index:
-            findings.add(_twice(recipe, source, [taken[source], index]))
+        if len(matching) > 1:
+            clashes.setdefault((index, matching[1][0]), []).append(name)
+        if source in taken:
+            clashes.setdefault((taken[source], index), []).append(source)
         placed[name], taken[source] = source, index
+    for pair, claimed in clashes.items():
+        findings.add(_twice(recipe, pair, claimed))
     if homeless:
         findings.add(_homeless(recipe, homeless))
     ignored = tuple((rule.pattern, rule.reason) for rule in recipe.weights.ignored)
@@ -117,10 +120,11 @@ def _uneven(recipe: Recipe, index: int, rule: MapRule) -> Diagnostic:
     )
 
 
-def _twice(recipe: Recipe, name: str, rules: list[int]) -> Diagnostic:
+def _twice(recipe: Recipe, rules: tuple[int, int], claimed: list[str]) -> Diagnostic:
+    more = f", and {len(claimed) - 1:,} more" if len(claimed) > 1 else ""
     return Diagnostic(
         "W802",
-        f"two rules claim `{name}`",
+        f"two rules claim `{claimed[0]}`{more}",
         labels(
             recipe,
             (f"weights.rules[{rules[1]}]", "this rule claims it"),

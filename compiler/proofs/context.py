@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,11 +84,15 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
     example = _example(recipe, medium, item, room.tokens)
     if example is None:
         example = _example(recipe, medium, item, room.tokens - around)
+        example = f"{example}, and up to {around:,} around it" if example else None
+    reason = f"with the {around:,} tok that `{room.layout}` puts around it at most"
+    if alone is None:
+        reason = "nothing bounds how thin it may be, nor how many tokens one row takes"
     given = recipe.inputs[medium]
     capped = isinstance(given, VideoInput) and given.resize.clip is not None
     held = capped and (given.resize.clip or 0) + around + 2 <= room.tokens
     what = "a clip" if isinstance(given, VideoInput) else "a picture"
-    greatest = "without limit" if alone is None else f"up to {alone:,} tok, tags included"
+    greatest = "any number of tokens" if alone is None else f"up to {alone:,} tok, tags included"
     places = [(f"{medium}.resize.budget", f"{what} takes {greatest}")]
     if isinstance(given, VideoInput):
         places.append((f"{medium}.frames", f"up to {given.frames.high} frames"))
@@ -98,13 +103,15 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
         "T504",
         f"{what} can outgrow {room.user}",
         labels(recipe, *places),
-        example or f"with the {around:,} tok that `{room.layout}` puts around it at most",
-        Fix(_advice(medium, given), safe=False),
+        example or reason,
+        Fix(_advice(given, alone is None), safe=False),
         "warning" if held else "error",
     )
 
 
-def _advice(medium: str, given: ImageInput | VideoInput) -> str:
+def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
+    if unbounded and given.aspect is None:
+        return "bound how thin it may be: `aspect = ..200`"
     if isinstance(given, ImageInput):
         return "lower the high end of `budget`"
     if given.resize.clip is None:
@@ -112,11 +119,19 @@ def _advice(medium: str, given: ImageInput | VideoInput) -> str:
     return "allow fewer `frames`, or lower the low end of `budget`"
 
 
+def _squares(given: ImageInput | VideoInput) -> Iterator[tuple[int, int]]:
+    """Squares of growing sides, up to the budget of one picture or frame."""
+    multiple = given.resize.multiple
+    for number in range(1, math.isqrt(given.resize.budget.high) + 1):
+        yield number * multiple, number * multiple
+
+
 def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
     """The smallest item of a familiar shape that fails, found by search over the domain."""
     given, limits = recipe.inputs[medium], domain(recipe)
     assert item.text.most is not None
-    for width, height in SHAPES:
+    squares = _squares(given) if isinstance(given, ImageInput) else ()
+    for width, height in (*SHAPES, *squares):
         size = {f"{medium}.width": width, f"{medium}.height": height}
         if isinstance(given, ImageInput):
             tokens = evaluate(item.places, size) + item.text.most

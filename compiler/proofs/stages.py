@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
 from ...dsl.recipe import Recipe
 from ..build import build, objectives
-from ..coverage import Coverage, cover
+from ..coverage import Coverage, cover, short_names
 from ..ops import Embed
 from ..passes.add_losses import AddLosses, end_of
 from ..passes.drop_unused import DropUnused
@@ -35,9 +35,9 @@ def _prove_objectives(recipe: Recipe, findings: Findings) -> None:
         for setting, module in (("regions", objective.regions), ("words", objective.words)):
             end = end_of(graph, module)
             if setting == "words" and not (end and isinstance(end.op, Embed)):
-                wanted, known = "an embedding", "`lm.embed`"
+                wanted, known = "an embedding", ["lm.embed"]
             elif setting == "regions" and not (end and module.partition(".")[0] in parts):
-                wanted, known = "a part that makes rows of features", listing(parts)
+                wanted, known = "a part that makes rows of features", parts
             else:
                 continue
             findings.add(
@@ -45,7 +45,9 @@ def _prove_objectives(recipe: Recipe, findings: Findings) -> None:
                     "N215",
                     f"`{module}` is not {wanted}",
                     labels(recipe, (f"{name}.{setting}", f"`{setting}` wants {wanted}")),
-                    fix=Fix(f"write {known}"),
+                    fix=Fix(
+                        f"name one of {listing(known)}" if known[1:] else f"write `{known[0]}`"
+                    ),
                 )
             )
 
@@ -75,17 +77,19 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
     idle = [n for n in (*covered.trained, *covered.adapted) if n not in reached]
     if not idle:
         return
-    parts = list(dict.fromkeys(parameter.partition(".")[0] for parameter in idle))
+    idle_parts = short_names(idle, build(recipe).parameters())
     lost = [medium for medium in recipe.inputs if medium not in media]
-    why = f"its layouts place no {' and no '.join(lost)}" if lost else "no loss depends on it"
+    because = (f"{name}.loss", "this is all that it minimises")
+    if lost:
+        because = (f"{name}.layout", f"its layouts place no {' and no '.join(lost)}")
     findings.add(
         Diagnostic(
             "F607",
-            f"stage `{name}` trains {listing(parts)}, but no loss can reach all of it",
+            f"stage `{name}` trains {listing(idle_parts)}, which no loss can reach",
             labels(
                 recipe,
-                (f"{name}.train", f"{len(idle):,} parameters, from `{idle[0]}` on, feed no loss"),
-                (f"{name}.layout", why),
+                (f"{name}.train", f"{len(idle):,} parameters of it feed no loss"),
+                because,
             ),
             "without a path to the loss there is no gradient, so nothing would be learnt",
             Fix("freeze it in this stage, or let a layout or a loss use it"),

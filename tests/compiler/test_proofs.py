@@ -1,0 +1,189 @@
+"""What is proved of a recipe: each mistake has its code, both parties, a reason and a fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych.compiler.pipeline import for_training, prove
+from triptych.dsl.diagnostics import RecipeError, render
+from triptych.dsl.load import load_recipe, shipped_recipes
+
+OBJECTIVE = "add objective naming : RegionWords { regions = %s words = %s temperature = 0.1 }"
+NO_CLIPS = "drop input video amend encoder vit { in = image }"
+STAGE = " amend stage sft {{ {} }}"
+MISTAKES = {
+    "S404_widths": "amend adapter merger { out = 40 }",
+    "S405_multiple": """amend input image {
+      resize = native(multiple: 21px, budget: 4tok..64tok)
+    }""",
+    "S406_frames": "amend input video { frames = 4..9 }",
+    "T504_picture": """amend input image {
+      resize = native(multiple: 28px, budget: 4tok..40000tok)
+    }""",
+    "T504_clip": """amend input video {
+      resize = native(multiple: 28px, budget: 128tok..768tok)
+    }""",
+    "T504_with_the_layout": """amend input image {
+      resize = native(multiple: 28px, budget: 4tok..32760tok)
+    }""",
+    "T504_without_aspect": f"{NO_CLIPS} amend input image {{ drop aspect }}",
+    "T506_pack": STAGE.format("pack = 65536tok"),
+    "T506_prompt": "amend mode chat { prompt = ..40000tok }",
+    "F601_part": STAGE.format("freeze = [vit]"),
+    "F601_module": STAGE.format("freeze = [merger, vit.patch_embed]"),
+    "F602_twice": STAGE.format("train = [lm, vit.blocks[1..1]]"),
+    "F602_one": STAGE.format("train = [lm, vit.patch_embed.weight]"),
+    "F602_adapted_and_trained": STAGE.format("train = [lora(lm.blocks.attn, rank: 2), lm]"),
+    "F603_nothing": STAGE.format("train = [lm, vit.blocks[7..9]]"),
+    "F603_typo": STAGE.format("train = [lm, vit.blocs]"),
+    "F603_no_linear_layer": STAGE.format(
+        "train = [lm, lora(merger.norm, rank: 2)] freeze = [vit, merger]"
+    ),
+    "F607_no_picture": """
+      add layout plain { text(t) -> loss(t im_end) }
+      amend stage vision { layout = plain }
+    """,
+    "F607_no_loss": OBJECTIVE % ("merger", "lm.embed") + " amend stage joint { loss = [naming] }",
+    "F608_tied": "amend lm { tied = true }"
+    + STAGE.format("train = [lm.head] freeze = [vit, merger, lm.embed, lm.blocks, lm.norm]"),
+    "L705_stage": """
+      add layout plain { text(t) -> t im_end }
+      amend stage sft { layout = plain }
+    """,
+    "L705_mode": """
+      add layout plain { text(t) -> t im_end }
+      amend mode chat { layout = plain }
+    """,
+    "L706_stop": """
+      add layout plain { text(t) -> loss(im_start t) }
+      amend stage sft { layout = plain }
+    """,
+    "L707_places": """
+      add layout plain {
+        image(x)   -> image_pad * x.tokens
+        pair(x, t) -> loss(image(x) t im_end)
+      }
+      amend stage sft { layout = plain }
+    """,
+    "N215_words": OBJECTIVE % ("merger", "merger"),
+    "N215_regions": OBJECTIVE % ("lm.blocks", "lm.embed"),
+    "W801_homeless": 'amend weights { drop map "model.norm.*" }',
+    "W802_twice": 'amend weights { add map "visual.old.*" -> "vit.blocks.0.*" }',
+    "W802_one_tensor": """amend weights {
+      drop map "visual.merger.ln_q.*"
+      add map "visual.merger.mlp.0*" -> "merger.norm*"
+    }""",
+    "W803_uneven": """amend weights {
+      drop map "model.norm.*"
+      add map "model.norm.weight" -> "lm.norm.*"
+    }""",
+    "V314_assertion": "amend lm { context = 8000tok } amend stage sft { pack = 8000tok }"
+    " amend mode chat { prompt = ..8000tok }",
+}
+
+
+@pytest.fixture(scope="module")
+def complaint(variant):
+    def of(body: str) -> str:
+        with pytest.raises(RecipeError) as caught:
+            prove(variant(body))
+        errors = [found for found in caught.value.diagnostics if found.severity == "error"]
+        return render(errors)
+
+    return of
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told(golden, complaint, name):
+    shown = complaint(MISTAKES[name])
+    assert f"error[{name.partition('_')[0]}]" in shown
+    golden.check(f"proofs/{name}.txt", shown)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_recipes_that_ship_hold(name):
+    assert all(found.severity == "warning" for found in prove(load_recipe(name)))
+
+
+def test_the_published_limits_let_a_clip_outgrow_the_context(golden):
+    """The sheet's figures: 548 frames of 1280x720, by the floor that breaks the cap."""
+    found = prove(load_recipe("qwen2_vl_7b"))
+    golden.check("proofs/T504_published.txt", render(found))
+    (warning,) = found
+    assert "548 frames" in warning.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "amend input video { frames = 4..480 by 2 }",
+        """amend input video {
+          resize = native(multiple: 28px, budget: 4tok..768tok, clip: 16384tok, slack: 1.05)
+        }""",
+        NO_CLIPS,
+    ],
+    ids=["fewer frames", "a lower floor", "no clips"],
+)
+def test_other_limits_do_not(variant, body):
+    assert not [found for found in prove(variant(body)) if "1280x720" in found.reason]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "image.tokens == 16384tok",
+        "merger.tokens >= image.tokens",
+        "lm.width == 12 * lm.heads",
+        "chatml.worst(images: 1) - caption.worst(images: 1) < 100tok",
+        "chatml.worst(images: 2) == chatml.worst(images: 1) + 16386tok",
+        "2 * vit.patch == 28px",
+    ],
+)
+def test_what_is_asserted_and_holds(variant, claim):
+    prove(variant(f"assert {claim}"))
+
+
+@pytest.mark.parametrize(
+    ("claim", "code"),
+    [
+        ("lm.act == 3", "V303"),
+        ("lm.width == 47", "V314"),
+        ("chatml.worst(pictures: 1) < 9tok", "V303"),
+        ("lm.width < lm.context", "V306"),
+    ],
+)
+def test_what_is_asserted_and_does_not(variant, claim, code):
+    with pytest.raises(RecipeError) as caught:
+        prove(variant(f"assert {claim}"))
+    assert code in {found.code for found in caught.value.diagnostics}
+
+
+def test_several_mistakes_are_told_at_once(complaint):
+    shown = complaint("""
+      amend adapter merger { out = 40 }
+      amend stage vision { freeze = [lm.embed] }
+      amend stage sft { freeze = [vit] }
+    """)
+    assert [line[:11] for line in shown.splitlines() if line.startswith("error")] == [
+        "error[F601]",
+        "error[F601]",
+        "error[S404]",
+    ]
+
+
+def test_a_wrong_stage_cannot_be_compiled(variant):
+    recipe = variant(STAGE.format("freeze = [vit]"))
+    for_training(recipe, "joint")
+    with pytest.raises(RecipeError, match="F601"):
+        for_training(recipe, "sft")
+
+
+def test_an_objective_alone_needs_no_text(variant):
+    recipe = variant(
+        OBJECTIVE % ("merger", "lm.embed") + " amend stage vision { loss = [naming] freeze = [lm] }"
+    )
+    prove(recipe)
+    methods = for_training(recipe, "vision").methods
+    assert set(methods["step"].outputs) == {"loss", "loss.naming"}
+    assert set(methods["prefix"].outputs) == {"loss.naming.words"}
+    assert "text.tokens" not in methods["prefix"]
