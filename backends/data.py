@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -322,11 +322,12 @@ def _region(value: Any) -> Region:
     raise ValueError(f"a region is not a label and a box x0 < x1, y0 < y1: {value!r}")
 
 
-def bind(names: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
-    """Which path each name of the recipe's mixtures stands for.
+def bind(needed: Iterable[str], known: Iterable[str], given: Sequence[str]) -> dict[str, Path]:
+    """Which path each of the `needed` names stands for, of those `known` to the recipe.
 
     `given` holds `NAME=PATH` for one name, or a bare path for all that have none of their own.
     """
+    names = list(dict.fromkeys(known))
     bound: dict[str, Path] = {}
     everywhere: Path | None = None
     for text in given:
@@ -339,10 +340,11 @@ def bind(names: Sequence[str], given: Sequence[str]) -> dict[str, Path]:
             raise DataError(f"no stage draws from {name!r}; the stages draw from {_and(names)}")
         else:
             bound[name] = Path(path)
-    missing = [name for name in names if name not in bound]
-    if missing and everywhere is None:
+    found = {name: bound.get(name, everywhere) for name in needed}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
         raise DataError(f"no data for {_and(missing)}: say --data {missing[0]}=PATH")
-    return bound | {name: everywhere for name in missing if everywhere is not None}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _and(names: Sequence[str]) -> str:

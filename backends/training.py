@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
@@ -139,8 +140,12 @@ def train(
     options = options or Options()
     recipe = overridden(recipe, options)
     chosen = _chosen(recipe, stages)
-    names = [name for stage in chosen for name in recipe.stages[stage].data.shares]
-    paths = bind(list(dict.fromkeys(names)), data)
+    drawn = {name: list(stage.data.shares) for name, stage in recipe.stages.items()}
+    paths = bind(
+        needed=chain.from_iterable(drawn[name] for name in chosen),
+        known=chain.from_iterable(drawn.values()),
+        given=data,
+    )
     opened = {path: open_source(path) for path in dict.fromkeys(paths.values())}
     if checkpoint.checkpoints(out) and not resume:
         raise TrainingError(f"{out} holds a run: go on with --resume, or choose another --out")
@@ -415,9 +420,10 @@ class _Walk:
                 f"train that first, or say with --weights what to start from"
             )
         if self._start is None and self._recipe.weights:
+            named = self._recipe.weights.from_.repository
             raise TrainingError(
-                f"{self._recipe.name} starts from {self._recipe.weights.from_.repository}: say where "
-                f"that lies with --weights, or start from random numbers with --weights fresh"
+                f"{self._recipe.name} starts from {named}: say where that lies with --weights, or "
+                f"start from random numbers with --weights fresh"
             )
         if after:
             self._notice(f"{name} starts from the given weights, without {after}'s optimizer state")
@@ -439,10 +445,13 @@ class _Walk:
     def _announce(self, name: str, state: Mapping[str, Tensor], kept: Set[str]) -> None:
         """Say which of the optimizer's state goes on, and which is lost."""
         after = self._recipe.stages[name].after
+        if after is None:
+            return
+        known = {**self._plan[after].trained, **self._plan[name].trained}
         lost = {key.removesuffix("/step") for key in state if key.endswith("/step")} - kept
         for names, fate in ((kept, "goes on"), (lost, "is given up: frozen from here on")):
             if names:
-                parts = by_part({one: self._plan.parameters[one] for one in names})
+                parts = by_part({one: param for one, param in known.items() if one in names})
                 numbers = ", ".join(f"{part} {count:,}" for part, count in parts.items())
                 self._notice(f"{name}: the optimizer's state from {after} {fate} ({numbers})")
 
@@ -471,8 +480,8 @@ def _chosen(recipe: Recipe, stages: Sequence[str]) -> list[str]:
         raise TrainingError(f"{recipe.name} has no stages to train")
     for name in stages:
         if name not in recipe.stages:
-            close = nearest(name, recipe.stages) or list(recipe.stages)
-            raise TrainingError(f"{recipe.name} has no stage {name!r}; is it {' or '.join(close)}?")
+            hint = nearest(name, recipe.stages) or ", ".join(recipe.stages)
+            raise TrainingError(f"{recipe.name} has no stage {name!r}; there is {hint}")
     return [name for name in recipe.stages if not stages or name in stages]
 
 

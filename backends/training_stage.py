@@ -41,7 +41,7 @@ class StageRun:
     ) -> None:
         optim = plan.settings.optim
         dtype = DTYPES[plan.settings.precision]
-        lowered = lower(program, dtype=dtype, device="meta")
+        self.lowered = lowered = lower(program, dtype=dtype, device="meta")
         # Shared with `weights` where dtype and device are the right ones already.
         lowered.module.load_state_dict(
             {name: weights[name].to(device, dtype) for name in lowered.module.state_dict()},

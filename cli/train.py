@@ -133,13 +133,14 @@ def train_command(
     from ..backends.checkpoint import CheckpointError
     from ..backends.data import DataError
     from ..backends.training import Options, StoppedError, TrainingError, train
-    from ..backends.weights import WeightsError, read_weights
+    from ..backends.weights import Weights, WeightsError
 
     listener = Bars() if sys.stderr.isatty() else Lines()
     try:
         start: dict[str, Tensor] | None = None
         if weights is not None:
-            start = {} if weights == "fresh" else read_weights(loaded, Path(weights))
+            given = weights != "fresh"
+            start = dict(Weights.open(loaded, Path(weights)).tensors()) if given else {}
         with listener:
             result = train(
                 loaded,

@@ -64,10 +64,15 @@ recipe tiny extends qwen2_vl_7b {
     user(b)      -> im_start "user\\n" b im_end "\\n"
     assistant(b) -> im_start "assistant\\n" loss(b im_end) "\\n"
   }
+  add objective words : RegionWords {
+    regions     = merger
+    words       = lm.embed
+    temperature = 0.07
+  }
   replace stage vision {
     train     = [vit, merger]
     freeze    = lm
-    loss = lm
+    loss      = [lm, words]
     layout    = caption
     data      = mix(pictures: 1)
     stop      = 6steps
@@ -107,7 +112,7 @@ recipe tiny extends qwen2_vl_7b {
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """A folder with the recipe, its tokenizer and the data `pictures.json` and `chat.jsonl`."""
-    folder = tmp_path_factory.mktemp("tiny")
+    folder: Path = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.vlm").write_text(RECIPE)
     texts = draw(folder)
     tokenizer = Tokenizer(models.BPE())

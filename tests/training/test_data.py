@@ -223,11 +223,14 @@ def test_the_digest_follows_the_content(tmp_path):
 
 
 def test_binds_names_to_paths():
-    assert bind(["a", "b"], ["x.json"]) == {"a": Path("x.json"), "b": Path("x.json")}
-    assert bind(["a", "b"], ["b=y", "x.json"]) == {"a": Path("x.json"), "b": Path("y")}
+    names = ["a", "b", "c"]
+    assert bind(["a", "b"], names, ["x"]) == {"a": Path("x"), "b": Path("x")}
+    assert bind(["a", "b"], names, ["b=y", "x"]) == {"a": Path("x"), "b": Path("y")}
+    assert bind(["a"], names, ["a=x", "c=z"]) == {"a": Path("x")}
+    assert bind(["a"], names, ["/data/a=b.json"]) == {"a": Path("/data/a=b.json")}
     with pytest.raises(DataError, match="no data for a and b: say --data a=PATH"):
-        bind(["a", "b", "c"], ["c=y"])
-    with pytest.raises(DataError, match="no stage draws from 'd'; the stages draw from a and b"):
-        bind(["a", "b"], ["d=y"])
+        bind(["a", "b", "c"], names, ["c=y"])
+    with pytest.raises(DataError, match="no stage draws from 'd'; the stages draw from a, b and c"):
+        bind(["a"], names, ["d=y"])
     with pytest.raises(DataError, match="two paths for everything"):
-        bind(["a", "b"], ["x", "y"])
+        bind(["a"], names, ["x", "y"])
