@@ -55,8 +55,10 @@ def _show(found: Difference) -> None:
         else:
             change = f"{edit.old} -> {edit.new}{' (derived)' if edit.derived else ''}"
         rows.append((edit.group, edit.path, change))
-    same = ", ".join(found.same)
-    table([*rows, *([("SAME", same)] if same else [])])
+    table(rows)
+    if found.same:
+        column = max((len(row[0]) for row in rows), default=len("SAME"))
+        click.echo(f"{'SAME':<{column}}  {', '.join(found.same)}")
     click.echo()
     parts = [(part.name, part.old, part.new, part.reusable) for part in found.parts]
     whole = ("total", *(sum(int(part[i]) for part in parts) for i in (1, 2, 3)))

@@ -112,7 +112,8 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
     ]
     kept = count({name: param for name, param in stage.trained.items() if name in stage.handed})
     after = f"{settings.after}; optimizer state kept for {kept:,}" if settings.after else ""
-    stop = f"{settings.stop.value:,} {settings.stop.unit}"
+    unit = settings.stop.unit
+    stop = f"{settings.stop.value:,} {unit.removesuffix('s') if settings.stop.value == 1 else unit}"
     split = f", in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     return [
         ("after", after),

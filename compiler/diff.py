@@ -190,7 +190,7 @@ def _facts(new: Recipe, part: str, one: Operation, other: Operation) -> Iterator
         yield Edit(group, path, _shown(was), _shown(now), not written)
 
 
-_SETTINGS = {"kind": "norm"}
+_SETTINGS = {"kind": "norm", "eps": "norm.eps"}
 """Facts of operations that a recipe has under another name."""
 
 

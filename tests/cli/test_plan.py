@@ -1,0 +1,62 @@
+"""`triptych plan`, as a reader sees it in a pipe."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from triptych.cli.plan import plan_command
+from triptych.dsl.diagnostics import RecipeError
+from triptych.dsl.load import shipped_recipes
+
+
+def run(*argv):
+    return CliRunner().invoke(plan_command, argv, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "argv"),
+    [
+        ("7b", ["qwen2_vl_7b"]),
+        ("three_sizes", ["qwen2_vl_2b", "qwen2_vl_72b"]),
+        (
+            "rates",
+            [
+                "qwen2_vl_2b",
+                "--set",
+                "sft.train=[lora(lm.blocks.attn, rank: 16), lr(vit.blocks[24..31], 0.1)]",
+                "--set",
+                "sft.freeze=[lm, vit.patch_embed, vit.blocks[0..23], merger]",
+            ],
+        ),
+    ],
+)
+def test_plans(golden, name, argv):
+    done = run(*argv)
+    assert done.exit_code == 0
+    golden.check(f"cli/plan_{name}.txt", done.output)
+
+
+def test_one_line_a_stage_of_each_recipe():
+    done = run("--all")
+    assert {line.split()[0] for line in done.output.splitlines()[1:]} == set(shipped_recipes())
+    rows = [line.split(maxsplit=4) for line in done.output.splitlines()]
+    assert ["qwen2_vl_72b", "joint", "73,405,560,320", "0", "vit, merger, lm"] in rows
+
+
+def test_plans_as_data():
+    assert json.loads(run("qwen2_vl_7b", "--json").output)["total"] == 8_291_375_616
+    assert len(json.loads(run("--all", "--json").output)) == len(shipped_recipes())
+
+
+def test_a_stage_that_is_no_partition_is_refused():
+    with pytest.raises(RecipeError, match="F601"):
+        run("qwen2_vl_7b", "--set", "sft.freeze=[vit]")
+
+
+def test_asks_for_a_recipe():
+    done = run()
+    assert done.exit_code == 2
+    assert "Name a recipe, or say --all." in done.output
