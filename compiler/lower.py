@@ -225,7 +225,7 @@ class Lowered:
         """
         with torch.no_grad():
             for name, tensor in self.module.state_dict(keep_vars=True).items():
-                tensor.copy_(_initial(name, self.program.parameters[name], seed))
+                tensor.copy_(initial(name, self.program.parameters[name], seed))
 
 
 def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Lowered:
@@ -276,7 +276,8 @@ def signature(graph: Graph, dtype: torch.dtype) -> dict[str, Feed]:
     return feeds
 
 
-def _initial(name: str, param: ops.Param, seed: int) -> Tensor:
+def initial(name: str, param: ops.Param, seed: int) -> Tensor:
+    """What a parameter starts from; it depends on the seed, its name and its declaration alone."""
     if param.init.kind == "zeros":
         return torch.zeros(param.shape)
     if param.init.kind == "ones":
