@@ -10,7 +10,7 @@ from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
 from .evaluate import Evaluator, Written, model_of, settings_of, types_of
 from .layouts import rules_of
-from .names import Entry, Part, Whole, article, same_text
+from .names import Entry, Part, Whole, article
 from .reading import Default, Problem, names_of
 from .recipe import (
     CALLS,
@@ -70,8 +70,7 @@ def _recipe(whole: Whole, language: int, models: Mapping[str, Model], facts: Fac
         stages=in_order(of_kind("stage")),
         modes=of_kind("mode"),
         asserts=tuple(
-            Assertion(same_text(found.comparison.span), found.comparison)
-            for found in whole.asserts.values()
+            Assertion(str(found.comparison), found.comparison) for found in whole.asserts.values()
         ),
         facts=facts,
     )

@@ -15,7 +15,6 @@ from .source import Source, Span
 
 WIDTH = 100
 _INDENT = "  "
-_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 Statement = syntax.Statement | syntax.Block | syntax.Assert | syntax.DropAssert
 
@@ -49,36 +48,42 @@ class _Printer:
     def file(self) -> str:
         """The whole text."""
         lines: list[str] = []
+        limits = iter([node.span.start for node in self._file.recipes[1:]] + [len(self._text)])
         for recipe in self._file.recipes:
             lines += self._comments(recipe.span.start, 0)
             commented = bool(lines) and lines[-1].startswith("#")
             if lines and (self._is_apart(recipe.span.start) or not commented):
                 lines.append("")
-            lines += self._recipe(recipe)
+            lines += self._recipe(recipe, next(limits))
         lines += self._comments(len(self._text), 0)
         return "\n".join([*lines, ""]) if lines else ""
 
-    def _recipe(self, recipe: syntax.RecipeNode) -> list[str]:
+    def _recipe(self, recipe: syntax.RecipeNode, limit: int) -> list[str]:
         header = f"recipe {recipe.name}"
         end = recipe.name_span.end
         if recipe.base:
             header += f" extends {recipe.base.span.text}"
             end = recipe.base.span.end
-        return self._braces(header, end, recipe.body, recipe.span, 0)
+        return self._braces(header, end, recipe, 0, limit)
 
     def _braces(
-        self, header: str, header_end: int, body: Sequence[Statement], span: Span, depth: int
+        self,
+        header: str,
+        header_end: int,
+        block: syntax.Block | syntax.RecipeNode,
+        depth: int,
+        limit: int,
     ) -> list[str]:
         """A header, its body one level deeper, and the closing brace."""
         self._end = header_end
-        first = body[0].span.start if body else span.end
-        beside = self._beside(header_end, first)
-        inner = self._body(body, span.end, depth + 1)
-        self._end = span.end
+        end = block.span.end
+        beside = self._beside(header_end, block.body[0].span.start if block.body else end)
+        inner = self._body(block.body, end, depth + 1)
+        self._end = end
         indent = _INDENT * depth
         if not inner and not beside:
-            return [_with_comment(f"{indent}{header} {{}}", self._beside(span.end))]
-        closing = _with_comment(f"{indent}}}", self._beside(span.end))
+            return [_with_comment(f"{indent}{header} {{}}", self._beside(end, limit))]
+        closing = _with_comment(f"{indent}}}", self._beside(end, limit))
         return [_with_comment(f"{indent}{header} {{", beside), *inner, closing]
 
     # comments
@@ -98,13 +103,14 @@ class _Printer:
         self._next += 1
         return self._file.comments[self._next - 1]
 
-    def _beside(self, end: int, limit: int | None = None) -> str | None:
-        """The comment that ends the line on which a thing ends, or stands inside the thing."""
-        if self._next == len(self._starts):
+    def _beside(self, end: int, limit: int) -> str | None:
+        """The comment that ends the line on which a thing ends, or stands inside the thing.
+
+        What follows the thing starts at `limit`; comments from there on belong to that.
+        """
+        if self._next == len(self._starts) or self._starts[self._next] >= limit:
             return None
         start = self._starts[self._next]
-        if limit is not None and start >= limit:
-            return None
         if start >= end and "\n" in self._text[end:start]:
             return None
         comment = self._take()
@@ -117,35 +123,38 @@ class _Printer:
 
     def _is_apart(self, start: int) -> bool:
         """Whether a blank line stands between the last printed thing and an offset."""
-        return self._text[self._end : start].count("\n") > 1
+        return _holds_blank_line(self._text[self._end : start])
 
     # statements
 
     def _body(self, statements: Sequence[Statement], end: int, depth: int) -> list[str]:
         lines: list[str] = []
+        limits = iter([statement.span.start for statement in statements[1:]] + [end])
         for run in self._runs(statements, depth):
             widths = _widths([self._cells(statement) for statement in run])
             for statement in run:
-                limit = _head_end(statement)
                 lines += self._comments(statement.span.start, depth)
                 if self._is_apart(statement.span.start) and lines:
                     lines.append("")
-                lines += self._comments(limit, depth)
-                lines += self._statement(statement, widths, depth)
+                self._end = max(self._end, _head_end(statement))
+                lines += self._comments(_head_end(statement), depth)
+                lines += self._statement(statement, widths, depth, next(limits))
         lines += self._comments(end, depth)
         return lines
 
-    def _statement(self, statement: Statement, widths: list[int], depth: int) -> list[str]:
+    def _statement(
+        self, statement: Statement, widths: list[int], depth: int, limit: int
+    ) -> list[str]:
         if isinstance(statement, syntax.Block):
             header = " ".join(filter(None, (statement.verb, _header(statement))))
-            return self._braces(header, statement.header.end, statement.body, statement.span, depth)
+            return self._braces(header, statement.header.end, statement, depth, limit)
         indent = _INDENT * depth
         cells = self._cells(statement)
         padded = [cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False)]
         head = " ".join([*padded, cells[-1]])
         lines = self._with_value(statement, f"{indent}{head}", depth)
         self._end = max(self._end, statement.span.end)
-        lines[-1] = _with_comment(lines[-1], self._beside(statement.span.end))
+        lines[-1] = _with_comment(lines[-1], self._beside(statement.span.end, limit))
         return lines
 
     def _with_value(self, statement: Statement, head: str, depth: int) -> list[str]:
@@ -166,7 +175,7 @@ class _Printer:
             case syntax.Setting():
                 return [statement.name, "="]
             case syntax.Special():
-                number = _flat(statement.id)
+                number = syntax.written(statement.id)
                 return [f"special {statement.name}", f"= {statement.text.span.text}", f"@ {number}"]
             case syntax.Map():
                 return [f"map {statement.source.span.text}", f"-> {statement.target.span.text}"]
@@ -183,9 +192,9 @@ class _Printer:
                     return [f"drop {statement.kind_span.text}"]
                 return [f"drop {statement.kind_span.text} {statement.name_span.text}"]
             case syntax.Assert():
-                return [f"assert {_comparison(statement.comparison)}"]
+                return [f"assert {statement.comparison}"]
             case syntax.DropAssert():
-                return [f"drop assert {_comparison(statement.comparison)}"]
+                return [f"drop assert {statement.comparison}"]
             case syntax.Block():
                 return [""]
 
@@ -197,7 +206,7 @@ class _Printer:
             joined = (
                 before is not None
                 and _alignment(before) == _alignment(statement)
-                and not self._is_parted(before.span.end, statement.span.start)
+                and not _holds_blank_line(self._text[before.span.end : statement.span.start])
                 and not self._is_opened(before, depth)
             )
             if joined:
@@ -205,10 +214,6 @@ class _Printer:
             else:
                 runs.append([statement])
         return runs
-
-    def _is_parted(self, end: int, start: int) -> bool:
-        between = self._text[end:start].split("\n")
-        return any(not line.strip() for line in between[1:-1])
 
     def _is_opened(self, statement: Statement, depth: int) -> bool:
         """Whether the value of a setting takes several lines."""
@@ -223,12 +228,12 @@ class _Printer:
         """Whether the brackets of a value are opened up, one member a line."""
         if not isinstance(value, syntax.Call | syntax.Items) or not syntax.inside(value):
             return False
-        return self._holds_comment(value.span) or column + len(_flat(value)) > WIDTH
+        return self._holds_comment(value.span) or column + len(syntax.written(value)) > WIDTH
 
     def _value(self, value: syntax.Value, column: int, depth: int) -> list[str]:
         """The lines of a value that starts in a column; the first has no indent."""
         if not isinstance(value, syntax.Call | syntax.Items) or not self._opens(value, column):
-            return [_flat(value)]
+            return [syntax.written(value)]
         opening, closing = (
             ("[", "]") if isinstance(value, syntax.Items) else (f"{value.name}(", ")")
         )
@@ -239,11 +244,13 @@ class _Printer:
         self._end = value.span.end  # no blank lines inside brackets
         lines = [opening]
         indent = _INDENT * (depth + 1)
-        for name, member, span in _members(value):
+        members = _members(value)
+        ends = [span.start for _, _, span in members[1:]] + [value.span.end]
+        for (name, member, span), end in zip(members, ends, strict=True):
             lines += self._comments(span.start, depth + 1)
             head = f"{indent}{name}"
             inner = self._value(member, len(head) + 1, depth + 1)
-            inner[-1] = _with_comment(f"{inner[-1]},", self._beside(span.end, value.span.end))
+            inner[-1] = _with_comment(f"{inner[-1]},", self._beside(span.end, end))
             lines += [f"{head}{inner[0]}", *inner[1:]]
         lines += self._comments(value.span.end, depth + 1)
         return [*lines, f"{_INDENT * depth}{closing}"]
@@ -259,6 +266,10 @@ class _Printer:
         before = Span(value.span.source, value.span.start, member.span.start)
         after = Span(value.span.source, member.span.end, value.span.end)
         return None if self._holds_comment(before) or self._holds_comment(after) else member
+
+
+def _holds_blank_line(text: str) -> bool:
+    return any(not line.strip() for line in text.split("\n")[1:-1])
 
 
 def _head_end(statement: Statement) -> int:
@@ -294,10 +305,6 @@ def _header(block: syntax.Block) -> str:
     return f"{' '.join(words)} : {block.type}" if block.type else " ".join(words)
 
 
-def _comparison(comparison: syntax.Comparison) -> str:
-    return f"{_flat(comparison.left)} {comparison.operator} {_flat(comparison.right)}"
-
-
 def _members(value: syntax.Call | syntax.Items) -> list[tuple[str, syntax.Value, Span]]:
     """What stands between the brackets: the name with its colon, the value, the span of both."""
     if isinstance(value, syntax.Items):
@@ -306,30 +313,6 @@ def _members(value: syntax.Call | syntax.Items) -> list[tuple[str, syntax.Value,
         (f"{argument.name}: " if argument.name else "", argument.value, argument.span)
         for argument in value.arguments
     ]
-
-
-def _flat(value: syntax.Value, binding: int = 0) -> str:
-    """A value on one line, in parentheses where what is around it binds more tightly."""
-    match value:
-        case syntax.Path():
-            return str(value)
-        case syntax.Items():
-            return f"[{', '.join(_flat(item) for item in value.items)}]"
-        case syntax.Call():
-            inner = ", ".join(f"{name}{_flat(member)}" for name, member, _ in _members(value))
-            return f"{value.name}({inner})"
-        case syntax.Range():
-            low = "" if value.low is None else _flat(value.low)
-            step = "" if value.step is None else f" by {_flat(value.step)}"
-            return f"{low}..{_flat(value.high)}{step}"
-        case syntax.Negative():
-            return f"-{_flat(value.operand, 3)}"
-        case syntax.Binary():
-            own = _BINDING[value.operator]
-            # What stands to the right of an operator must bind more tightly: a - (b - c).
-            text = f"{_flat(value.left, own)} {value.operator} {_flat(value.right, own + 1)}"
-            return f"({text})" if own < binding else text
-    return value.span.text
 
 
 def _item(item: syntax.Item) -> str:

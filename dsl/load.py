@@ -168,10 +168,8 @@ class Shelf:
                 "N201",
                 f"there is no recipe `{name}`",
                 (Label(asked),) if asked else (),
-                reason=f"triptych ships {listing(recipes)}",
-                fix=Fix(f"write `{near}`")
-                if near
-                else Fix("a file is named by its path, `my.vlm`"),
+                reason="`triptych list` shows the recipes that ship; a file is named by its path",
+                fix=Fix(f"write `{near}`") if near else None,
             )
         )
         return None

@@ -152,7 +152,7 @@ class _Layer:
                 case syntax.Setting():
                     self._recipe_setting(statement)
                 case syntax.Assert():
-                    self._whole.asserts.setdefault(same_text(statement.comparison.span), statement)
+                    self._whole.asserts.setdefault(str(statement.comparison), statement)
                 case syntax.Drop():
                     self._drop_part(statement)
                 case syntax.DropAssert():
@@ -383,7 +383,7 @@ class _Layer:
         if self._recipe.base is None:
             self._no_base("drop", drop.span)
             return
-        text = same_text(drop.comparison.span)
+        text = str(drop.comparison)
         if self._whole.asserts.pop(text, None) is None:
             near = nearest(text, self._whole.asserts)
             self._complain(
@@ -605,8 +605,3 @@ def article(kind: str) -> str:
     if kind in SINGLE_BLOCKS:
         return f"`{kind}`"
     return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
-
-
-def same_text(span: Span) -> str:
-    """What was written, white space aside."""
-    return " ".join(span.text.split())

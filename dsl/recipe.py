@@ -751,7 +751,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """Where each value of a recipe stands, by path.
+    """Where each value of a recipe stands, by path; never what tells two recipes apart.
 
     All blocks share one set of names, so a path starts at the block: `lm` is where it is declared,
     `lm.width` a setting, `sft.optim.lr` an argument, `sft.train[0]` a member of a list,
@@ -762,19 +762,26 @@ class Facts:
     spans: Mapping[str, Span] = field(default_factory=lambda: MappingProxyType({}))
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Facts)
+
+    def __hash__(self) -> int:
+        return hash(Facts)
+
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
     """A comparison that must hold, as written; the compiler supplies what it speaks of."""
 
     text: str
-    comparison: Comparison
+    comparison: Comparison = field(compare=False)
 
 
 class Recipe(Model):
     """A whole recipe: what goes in, the parts, the weights, the layouts, how it is trained and run.
 
-    Dicts are in the order of the text, stages in an order that respects `after`.
+    Dicts are in the order of the text, stages in an order that respects `after`. Two recipes are
+    equal when they mean the same, however they are written.
     """
 
     name: str

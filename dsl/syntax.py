@@ -155,6 +155,43 @@ def walk(value: Value) -> Iterator[Value]:
         yield from walk(part)
 
 
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2}
+
+
+def written(value: Value, binding: int = 0) -> str:
+    """The canonical text of a value, on one line; in parentheses if what is around binds tighter.
+
+    >>> place = Span(Source("", "a"), 0, 1)
+    >>> a = Path((Step("a", place),), place)
+    >>> written(Binary("*", Binary("+", a, a, place), a, place))
+    '(a + a) * a'
+    """
+    match value:
+        case Path():
+            return str(value)
+        case Items():
+            return f"[{', '.join(written(item) for item in value.items)}]"
+        case Call():
+            return f"{value.name}({', '.join(map(_argument, value.arguments))})"
+        case Range():
+            low = "" if value.low is None else written(value.low)
+            step = "" if value.step is None else f" by {written(value.step)}"
+            return f"{low}..{written(value.high)}{step}"
+        case Negative():
+            return f"-{written(value.operand, 3)}"
+        case Binary():
+            own = _BINDING[value.operator]
+            # What stands to the right of an operator must bind more tightly: a - (b - c).
+            text = f"{written(value.left, own)} {value.operator} {written(value.right, own + 1)}"
+            return f"({text})" if own < binding else text
+    return value.span.text
+
+
+def _argument(argument: Argument) -> str:
+    value = written(argument.value)
+    return f"{argument.name}: {value}" if argument.name else value
+
+
 # Layout items ------------------------------------------------------------------------------------
 
 
@@ -278,6 +315,9 @@ class Comparison:
     left: Value
     right: Value
     span: Span
+
+    def __str__(self) -> str:
+        return f"{written(self.left)} {self.operator} {written(self.right)}"
 
 
 @dataclass(frozen=True, slots=True)
