@@ -74,10 +74,10 @@ class Commands(click.Group):
         except click.UsageError as error:
             from ..dsl.diagnostics import nearest
 
-            close = nearest(args[0], COMMANDS)
-            if close and args[0] not in COMMANDS:
-                error.message += f" Did you mean {close!r}?"
-            raise
+            near = nearest(args[0], COMMANDS)
+            if near is None:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near}'?", ctx) from None
 
 
 @click.group(
@@ -114,8 +114,19 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         status = 130
-    except BrokenPipeError:
-        # The reader (`| head`) has left; leave quietly, without Python's own complaint at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+    except OSError as error:
+        # A file that is not there, or may not be read; anything else about the system is as clear.
+        if isinstance(error, BrokenPipeError):
+            # The reader (`| head`) has left: leave quietly, without Python's complaint at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 141
+        else:
+            click.echo(f"error: {error}", err=True)
+            status = 1
+    except Exception as error:
+        # An exception of our own speaks to the user; any other is a bug, and its traceback helps.
+        if type(error).__module__.partition(".")[0] != __package__.partition(".")[0]:
+            raise
+        click.echo(f"error: {error}", err=True)
+        status = getattr(error, "exit_code", 1)
     sys.exit(status if isinstance(status, int) else 0)
