@@ -60,9 +60,10 @@ def _show(found: Difference) -> None:
         column = max((len(row[0]) for row in rows), default=len("SAME"))
         click.echo(f"{'SAME':<{column}}  {', '.join(found.same)}")
     click.echo()
-    parts = [(part.name, part.old, part.new, part.reusable) for part in found.parts]
-    whole = ("total", *(sum(int(part[i]) for part in parts) for i in (1, 2, 3)))
+    counts = [[part.old, part.new, part.reusable] for part in found.parts]
+    named = dict(zip([part.name for part in found.parts], counts, strict=True))
+    named["total"] = [sum(column) for column in zip(*counts, strict=True)]
     table(
-        [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in (*parts, whole)],
+        [(name, *(f"{number:,}" for number in numbers)) for name, numbers in named.items()],
         ("part", found.old, found.new, "reusable"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +84,8 @@ def show_command(
         table([(step.name, f"{1000 * step.seconds:.2f} ms") for step in watcher.steps])
 
 
-def _known(what: str, name: str | None, names: Sequence[str] | dict[str, object]) -> None:
-    if name is not None and name not in names:
+def _known(what: str, name: str | None, names: Iterable[str]) -> None:
+    if name is not None and name not in list(names):
         there = ", ".join(names) or "none"
         raise click.UsageError(f"There is no {what} {name}; there is {there}.")
 
@@ -132,8 +132,12 @@ def _show_parts(recipe: Recipe) -> None:
     heading(f"{recipe.name}: {count(total):,} parameters in {len(total):,} tensors")
     table(rows, ("module", "operation", "parameters", "yields"))
     click.echo()
-    used = [("inputs", recipe.inputs), ("layouts", recipe.layouts), ("stages", recipe.stages)]
-    used += [("modes", recipe.modes)]
+    used: list[tuple[str, Mapping[str, object]]] = [
+        ("inputs", recipe.inputs),
+        ("layouts", recipe.layouts),
+        ("stages", recipe.stages),
+        ("modes", recipe.modes),
+    ]
     table([(name, ", ".join(there)) for name, there in used if there])
 
 

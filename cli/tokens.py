@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,45 +25,61 @@ Examples:
 """
 
 
-class Picture(click.ParamType):
-    """`WxH` in pixels."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Width and height."""
-        match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", value)
-        if match is None:
-            self.fail(f"{value!r} is no size; write 1280x720", param, ctx)
-        return int(match[1]), int(match[2])
-
-
-class Film(click.ParamType):
-    """`WxH,SECONDSs[@FPSfps]`."""
-
-    name = "WxH,SECONDSs[@FPSfps]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Width, height, seconds, and frames a second."""
-        match = re.fullmatch(
-            r"([1-9]\d{0,6})x([1-9]\d{0,6}),(\d+(?:\.\d+)?)s(?:@(\d+(?:\.\d+)?)fps)?", value
-        )
-        if match is None:
-            self.fail(f"{value!r} is no clip; write 1280x720,10s or 1280x720,10s@24fps", param, ctx)
-        rate = float(match[4] or RECORDED)
-        if not rate or not float(match[3]):
-            self.fail(f"{value!r} has no frames", param, ctx)
-        return int(match[1]), int(match[2]), float(match[3]), rate
-
-
 RECORDED = 30.0
 """Frames a second of a clip where none are given: no recipe samples more."""
 
 
+def _sizes(
+    context: click.Context, option: click.Parameter, given: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Each `WxH` as width and height."""
+    found = []
+    for text in given:
+        match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text)
+        if match is None:
+            raise click.BadParameter(f"{text!r} is no size; write 1280x720", context, option)
+        found.append((int(match[1]), int(match[2])))
+    return found
+
+
+def _clips(
+    context: click.Context, option: click.Parameter, given: Sequence[str]
+) -> list[tuple[int, int, float, float]]:
+    """Each `WxH,SECONDSs[@FPSfps]` as width, height, seconds, and frames a second."""
+    found = []
+    for text in given:
+        match = re.fullmatch(
+            r"([1-9]\d{0,6})x([1-9]\d{0,6}),(\d+(?:\.\d+)?)s(?:@(\d+(?:\.\d+)?)fps)?", text
+        )
+        if match is None:
+            raise click.BadParameter(
+                f"{text!r} is no clip; write 1280x720,10s or 1280x720,10s@24fps", context, option
+            )
+        seconds, rate = float(match[3]), float(match[4] or RECORDED)
+        if not seconds * rate:
+            raise click.BadParameter(f"{text!r} has no frames", context, option)
+        found.append((int(match[1]), int(match[2]), seconds, rate))
+    return found
+
+
 @click.command("tokens", epilog=EXAMPLES)
 @click.argument("recipe")
-@click.option("--image", "images", type=Picture(), multiple=True, help="A picture. Repeatable.")
-@click.option("--video", "videos", type=Film(), multiple=True, help="A clip. Repeatable.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="WxH",
+    callback=_sizes,
+    help="A picture, in pixels. Repeatable.",
+)
+@click.option(
+    "--video",
+    "videos",
+    multiple=True,
+    metavar="WxH,SECONDSs[@FPSfps]",
+    callback=_clips,
+    help="A clip. Repeatable.",
+)
 @click.option("--layout", help="The layout whose tags are counted; by default the first.")
 @amend_option
 @json_option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.compiler.passes.add_losses import AddLosses, MatchRegions, NextToken
+from triptych.compiler.passes.add_losses import AddLosses, MatchRegions, NextToken, Objective
 from triptych.compiler.passes.drop_unused import DropUnused
 from triptych.compiler.passes.fold_still_frames import FoldStillFrames
 from triptych.compiler.passes.freeze import Freeze
@@ -106,7 +106,10 @@ def test_scores_the_last_position(golden, whole):
 
 
 def test_adds_the_losses_and_their_sum(golden, whole):
-    losses = {"lm": NextToken(), "look": MatchRegions("merger", "lm.embed", 0.07)}
+    losses: dict[str, Objective] = {
+        "lm": NextToken(),
+        "look": MatchRegions("merger", "lm.embed", 0.07),
+    }
     golden.check("passes/add_losses.txt", text(AddLosses(losses).run(TieWeights().run(whole))))
 
 

@@ -116,7 +116,9 @@ def test_the_host_part_of_a_mode(golden, tiny):
 
 def test_rows_of_features_are_the_tokens_that_layouts_reserve(tiny):
     graph = model(tiny)
-    rows = substitute(graph["lm.features"].type.sizes[0], graph.meaning)
+    type_ = graph["lm.features"].type
+    assert type_ is not None
+    rows = substitute(type_.sizes[0], graph.meaning)
     batch = {
         "image": [{"image.width": 224, "image.height": 224}],
         "video": [{"video.width": 1280, "video.height": 720, "video.frames": 20}],

@@ -124,7 +124,7 @@ def test_a_frame_holds_one_turn_of_each_kind(recipe, chatml):
 
 
 def test_the_worst_sample(recipe, chatml):
-    alone = frame_cost(recipe, chatml).most({})
+    alone = frame_cost(recipe, chatml).most({}) or 0
     assert worst(recipe, chatml, {"image": 2}) == alone + 2 * 16386
     assert worst(recipe, chatml, {}) == alone
 
