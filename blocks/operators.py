@@ -82,11 +82,13 @@ def embed_patches(patches_NP: Tensor, kernel: Tensor, bias: Tensor | None) -> Te
     return functional.linear(patches_NP, kernel.flatten(1), bias)
 
 
-def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor) -> Tensor:
+def attend(
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor, *, group: int
+) -> Tensor:
     """Softmax attention where the mask is True, [B, H, T, D]; scores scaled by D ** -0.5.
 
-    H / K neighbouring queries share a key-value head. A single query always goes through plain
-    products: on a CPU they are some 25 times faster than the fused kernel with a long cache.
+    `group` = H / K neighbouring queries share a key-value head. A single query always goes through
+    plain products: on a CPU they are some 25 times faster than the fused kernel with a long cache.
     """
     if q_BHTD.shape[2] > 1 and not _forms.published:
         return functional.scaled_dot_product_attention(
@@ -94,9 +96,9 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor) -> 
             k_BKSD,
             v_BKSD,
             attn_mask=mask_BTS[:, None],
-            enable_gqa=q_BHTD.shape[1] != k_BKSD.shape[1],
+            enable_gqa=group > 1,
         )
-    q = q_BHTD.unflatten(1, (k_BKSD.shape[1], -1))
+    q = q_BHTD.unflatten(1, (-1, group))
     k, v = k_BKSD[:, :, None], v_BKSD[:, :, None]
     return _products(q, k, v, mask_BTS[:, None, None]).flatten(1, 2)
 

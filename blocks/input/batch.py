@@ -87,10 +87,11 @@ class Batches:
         """
         samples = [sample for row in rows for sample in row]
         share = share or Share.of(samples)
-        inputs, begins, features = self._media(samples, everywhere=True)
+        inputs, begins, rows_of = self._media(samples, everywhere=True)
         inputs |= self._packed(rows, begins, length)
         inputs |= _scored(rows, inputs["text.tokens"].shape[1], share.targets)
-        return inputs | self._regions(samples, begins, features, share)
+        first = next(iter(rows_of.values()), 0)
+        return inputs | self._regions(samples, begins, first, share)
 
     def prompt_batch(self, samples: Sequence[Sample], *, length: int | None = None) -> Prompts:
         """The inputs of the vision methods and of `prefill`: prompts, padded on the left.
@@ -144,16 +145,19 @@ class Batches:
 
     def _media(
         self, samples: Sequence[Sample], *, everywhere: bool
-    ) -> tuple[dict[str, Tensor], list[list[int]], int]:
-        """The inputs of the towers; the first feature row of each medium of each sample; all rows.
+    ) -> tuple[dict[str, Tensor], list[list[int]], dict[str, int]]:
+        """What the towers take, where the features of each medium begin, and how many each has.
 
-        Rows stand input by input, in the order of the inputs.
+        Rows of features stand input by input, in the order of the inputs; `begins` holds the first
+        row of each medium of each sample.
         """
         tensors: dict[str, Tensor] = {}
         begins = [[0] * len(sample.media) for sample in samples]
+        rows_of: dict[str, int] = {}
         total = 0
         for name, given in self.inputs.items():
             shown = []
+            before = total
             for sample, rows in zip(samples, begins, strict=True):
                 for number, seen in enumerate(sample.media):
                     if seen.input == name:
@@ -163,7 +167,8 @@ class Batches:
             if shown or everywhere:
                 tensors |= given.feed(shown)
                 total += not shown
-        return tensors, begins, total
+            rows_of[name] = total - before
+        return tensors, begins, rows_of
 
     def _packed(
         self,
@@ -214,7 +219,7 @@ class Batches:
         features: int,
         share: Share,
     ) -> dict[str, Tensor]:
-        """Regions as rows of shares of all features; a part without any has one that counts 0."""
+        """Regions as rows of shares of the first input's features; if none, one that counts 0."""
         pools = [
             (pool, rows[0])
             for sample, rows in zip(samples, begins, strict=True)

@@ -211,10 +211,10 @@ class Layout:
         elif "slot" in item:
             yield from self._content(bound[item["slot"]], loss=loss)
         elif "repeat" in item:
-            placed = _medium(item["count"], bound)
+            placed = self._medium(item["count"], bound)
             yield Places(item["repeat"]["id"], placed.medium.tokens, placed.position)
         elif "index" in item:
-            yield Text(str(_medium(item["index"], bound).index), loss)
+            yield Text(str(self._medium(item["index"], bound).index), loss)
         elif "rule" in item:
             rule = self._rules[item["rule"]]
             inner = dict(zip(rule["params"], (bound[name] for name in item["args"]), strict=True))
@@ -223,6 +223,12 @@ class Layout:
         else:
             for child in item["loss"]:
                 yield from self._item(child, bound, loss=True)
+
+    def _medium(self, name: str, bound: Mapping[str, _Content]) -> _Placed:
+        content = bound[name]
+        if len(content) != 1 or isinstance(content[0], str):
+            raise LayoutError(f"the layout {self.name} takes one picture or clip for `{name}`")
+        return content[0]
 
     def _content(self, content: _Content, *, loss: bool) -> Iterator[Run]:
         for part in content:
@@ -235,13 +241,6 @@ class Layout:
             (name,) = self._params(kind)
             for item in self._rules[kind]["items"]:
                 yield from self._item(item, {name: (part,)}, loss=loss)
-
-
-def _medium(name: str, bound: Mapping[str, _Content]) -> _Placed:
-    content = bound[name]
-    if len(content) != 1 or isinstance(content[0], str):
-        raise LayoutError(f"`{name}` must be one picture or clip")
-    return content[0]
 
 
 def _named(item: Mapping[str, Any]) -> Iterator[str]:

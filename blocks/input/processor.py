@@ -75,8 +75,9 @@ class Processor(Batches):
         be read, a region lies outside its picture, or it is longer than the context.
         """
         messages, media = self._see(turns)
-        if regions and len(media) != 1:
-            raise SampleError(f"regions need one picture, and there are {len(media)}")
+        shown = [seen.input for seen in media]
+        if regions and shown != [next(iter(self.inputs), None)]:
+            raise SampleError(f"regions need one picture, and there are {len(media)} media")
         pools = [self.inputs[media[0].input].pool(region, media[0]) for region in regions]
         return self._sample(self._render(messages), media, pools)
 

@@ -46,6 +46,7 @@ class DecoderAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.group = heads // kv_heads
         self.q = nn.Linear(width, heads * head_dim, bias=qkv_bias)
         self.k = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
         self.v = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
@@ -77,5 +78,5 @@ class DecoderAttention(nn.Module):
             for kept, new in zip(cache, (k_BKTD, v_BKTD), strict=True):
                 kv_update(kept, new, start_B)
             k_BKTD, v_BKTD = cache
-        out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask_BTS)
+        out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask_BTS, group=self.group)
         return self.o(out_BHTD.transpose(1, 2).flatten(2))

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from triptych.backends.weights import Weights
 from triptych.blocks.input.batch import Batches
 from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.positions import TextPositions
@@ -29,12 +30,12 @@ from triptych.blocks.operators import lowering
 from triptych.compiler.graph import Program
 from triptych.compiler.lower import Lowered, lower
 from triptych.compiler.types import evaluate
-from triptych.compiler.weights import names
 from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.recipe import Recipe
 
 FOLDER = Path(os.environ.get("TRIPTYCH_GOLDEN") or Path(__file__).parent.parent / "golden_cases")
 BASE = "qwen2_vl_7b"
+WEIGHTS = "weights.safetensors"
 
 # Names of the recipe's special tokens in the published configuration.
 TOKEN_IDS = {
@@ -97,17 +98,13 @@ class Case:
         return load_file(self.folder / "inputs.safetensors")
 
     @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        return load_file(self.folder / "weights.safetensors")
-
-    @cached_property
     def prompts(self) -> dict[str, Any]:
         return self._json("prompts.json")
 
     @property
     def is_model(self) -> bool:
         """Weights and activations; the other kind is about pictures and prompts."""
-        return (self.folder / "weights.safetensors").exists()
+        return (self.folder / WEIGHTS).exists()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -125,12 +122,9 @@ class Case:
         return found
 
     def lower(self, program: Program) -> Lowered:
-        """The modules of a program, with the weights of the case under our names."""
+        """The modules of a program, with the weights of the case read as a published checkpoint."""
         lowered = lower(program)
-        published = names(self.recipe).published
-        ours = {name: self.weights[published[name]] for name in lowered.module.state_dict()}
-        assert set(published.values()) == set(self.weights)
-        lowered.module.load_state_dict(ours)
+        Weights.open(self.recipe, self.folder / WEIGHTS).fill(lowered.module)
         return lowered
 
     def batches(self, program: Program) -> Batches:
@@ -296,6 +290,7 @@ def _variant(config: Mapping[str, Any]) -> str:
     """
 
 
+@cache
 def _cases() -> list[Case]:
     return [Case(folder) for folder in sorted(FOLDER.glob("qwen2_vl_*")) if folder.is_dir()]
 

@@ -1,0 +1,95 @@
+"""Each form of an operation computes the same, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from triptych.blocks import operators
+from triptych.blocks.operators import attend, kv_update, lowering, segment_attention
+from triptych.blocks.vision.patches import PatchEmbed
+
+LENGTHS = [[5, 5, 3, 1, 4, 4], [7], [2, 2, 2]]
+
+
+def segments(lengths):
+    torch.manual_seed(0)
+    ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    q, k, v, grad = (torch.randn(len(ids), 2, 8) for _ in range(4))
+    return [x.requires_grad_(True) for x in (q, k, v)], grad, ids
+
+
+def results(lengths, **forms):
+    """What attention yields, and the gradients of its inputs."""
+    qkv, grad, ids = segments(lengths)
+    with lowering(**forms):
+        out = segment_attention(*qkv, ids)
+    return out, *torch.autograd.grad(out, qkv, grad)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("form", [{"segment_attention": "masked"}, {"published": True}])
+def test_segment_attention_is_the_same_in_every_form(lengths, form):
+    for one, other in zip(results(lengths), results(lengths, **form), strict=True):
+        assert torch.allclose(one, other, atol=2e-6)
+
+
+def test_its_backward_is_the_same_slice_by_slice(monkeypatch):
+    whole = results([6, 6, 5])
+    monkeypatch.setattr(operators, "QUERY_SLICE", 2)
+    for one, other in zip(whole, results([6, 6, 5]), strict=True):
+        assert torch.allclose(one, other, atol=2e-6)
+
+
+def test_patches_see_nothing_outside_their_segment():
+    (q, k, v), _, ids = segments([3, 4])
+    out = segment_attention(q, k, v, ids)
+    (grad,) = torch.autograd.grad(out[:3].sum(), v)
+    assert grad[3:].eq(0).all() and grad[:3].ne(0).any()
+
+
+def test_the_operators_keep_torchs_promises():
+    (q, k, v), _, ids = segments([3, 4])
+    torch.library.opcheck(torch.ops.triptych.segment_attention, (q, k, v, ids))
+    cache, new = torch.zeros(2, 1, 6, 4), torch.randn(2, 1, 2, 4)
+    torch.library.opcheck(torch.ops.triptych.kv_update, (cache, new, torch.tensor([0, 3])))
+
+
+@pytest.mark.parametrize("form", ["operator", "scatter"])
+def test_kv_update_writes_each_row_at_its_own_slot(form):
+    cache, new = torch.zeros(2, 1, 5, 1), torch.tensor([1.0, 2.0, 3.0, 4.0]).view(2, 1, 2, 1)
+    with lowering(kv_update=form):
+        kv_update(cache, new, torch.tensor([0, 3]))
+    assert cache.view(2, 5).tolist() == [[1, 2, 0, 0, 0], [0, 0, 0, 3, 4]]
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_attend_shares_key_value_heads_among_neighbouring_queries(queries):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 6, queries, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    mask = torch.rand(2, queries, 5) > 0.4
+    mask[..., 0] = True
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), attn_mask=mask[:, None]
+    )
+    assert torch.allclose(attend(q, k, v, mask, group=2), expected, atol=1e-6)
+    with lowering(published=True):
+        assert torch.allclose(attend(q, k, v, mask, group=2), expected, atol=1e-6)
+
+
+def test_forms_end_with_their_context():
+    with lowering(kv_update="scatter"), lowering(segment_attention="masked"):
+        assert operators._forms == operators.Forms("masked", "scatter")
+    assert operators._forms == operators.Forms()
+
+
+def test_one_frame_that_stands_for_all_embeds_as_all_of_them():
+    torch.manual_seed(0)
+    embed = PatchEmbed(channels=3, frames=2, patch=4, width=8, bias=True)
+    torch.nn.init.normal_(embed.weight)
+    torch.nn.init.normal_(embed.bias)
+    frame = torch.randn(5, 3, 1, 4, 4)
+    folded, whole = frame.flatten(1), frame.expand(-1, -1, 2, -1, -1).flatten(1)
+    assert torch.allclose(embed(folded), embed(whole), atol=1e-5)
+    with lowering(published=True):
+        assert torch.allclose(embed(folded), embed(whole), atol=1e-5)
