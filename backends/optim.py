@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,49 +68,59 @@ class Optimizer:
         factors: Mapping[str, float] | None = None,
     ) -> None:
         self.weights = dict(weights)
-        members: dict[tuple[float, float], list[Tensor]] = {}
-        for name, weight in self.weights.items():
+        self._betas = betas
+        self._eps = eps
+        self._state = {
+            f"{name}/{moment}": torch.zeros_like(weight)
+            for name, weight in weights.items()
+            for moment in ("exp_avg", "exp_avg_sq")
+        }
+        self._state |= {
+            f"{name}/step": torch.zeros((), device=weight.device)
+            for name, weight in weights.items()
+        }
+        # (multiple of the rate, weight decay) -> the names of its weights
+        self._groups: dict[tuple[float, float], list[str]] = {}
+        for name, weight in weights.items():
             key = ((factors or {}).get(name, 1.0), weight_decay if decays(weight) else 0.0)
-            members.setdefault(key, []).append(weight)
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": group, "factor": factor, "weight_decay": decay}
-                for (factor, decay), group in members.items()
-            ],
-            betas=betas,
-            eps=eps,
-            fused=True,  # one pass over each weight: 4 to 6 times faster than the loops, measured
-        )
+            self._groups.setdefault(key, []).append(name)
 
+    @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         """Move every weight once; `gradients` has one tensor for each weight."""
-        for name, weight in self.weights.items():
-            weight.grad = gradients[name]
-        for group in self._adamw.param_groups:
-            group["lr"] = rate * group["factor"]
-        self._adamw.step()
-        for weight in self.weights.values():
-            weight.grad = None
+        for (factor, decay), names in self._groups.items():
+            steps = self._of(names, "step")
+            torch._foreach_add_(steps, 1)
+            # What torch.optim.AdamW(fused=True) calls: one pass over each weight, 4 to 6 times
+            # faster than its loops. Called directly, as that class takes 2 s to import its parts.
+            torch._fused_adamw_(
+                [self.weights[name] for name in names],
+                [gradients[name] for name in names],
+                self._of(names, "exp_avg"),
+                self._of(names, "exp_avg_sq"),
+                [],
+                steps,
+                lr=rate * factor,
+                beta1=self._betas[0],
+                beta2=self._betas[1],
+                weight_decay=decay,
+                eps=self._eps,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def state(self) -> dict[str, Tensor]:
         """The moments and step counts as `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
-        return {
-            f"{name}/{moment}": self._adamw.state[weight][moment]
-            for name, weight in self.weights.items()
-            if weight in self._adamw.state
-            for moment in _MOMENTS
-        }
+        return dict(self._state)
 
     def load(self, state: Mapping[str, Tensor]) -> frozenset[str]:
         """Take over the state of the weights that it names; which weights found theirs."""
-        found = {name for name in self.weights if f"{name}/step" in state}
-        for name in found:
-            weight = self.weights[name]
-            self._adamw.state[weight] = {
-                moment: state[f"{name}/{moment}"].to(weight.device, copy=True)
-                for moment in _MOMENTS
-            }
-        return frozenset(found)
+        for key in self._state.keys() & state.keys():
+            self._state[key].copy_(state[key])
+        return frozenset(name for name in self.weights if f"{name}/step" in state)
+
+    def _of(self, names: Sequence[str], moment: str) -> list[Tensor]:
+        return [self._state[f"{name}/{moment}"] for name in names]
 
 
 def clip(gradients: Mapping[str, Tensor], limit: float | None) -> float:

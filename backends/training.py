@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import lower
+from ..compiler.lower import initial
 from ..compiler.pipeline import for_training
 from ..compiler.plan import Plan, by_part, plan
 from ..dsl.diagnostics import nearest
@@ -467,12 +467,11 @@ def resources(recipe: Recipe) -> Path | None:
 
 
 def completed(given: Mapping[str, Tensor], program: Program, seed: int) -> dict[str, Tensor]:
-    """All weights of a program: those given, and the rest as declared, drawn from the seed."""
-    if program.parameters.keys() <= given.keys():
-        return dict(given)
-    fresh = lower(program)
-    fresh.init(seed)
-    return {name: value.detach() for name, value in fresh.module.state_dict().items()} | dict(given)
+    """All weights of a program: those given, and the others as they are declared."""
+    return {
+        name: given[name] if name in given else initial(name, param, seed)
+        for name, param in program.parameters.items()
+    }
 
 
 def _chosen(recipe: Recipe, stages: Sequence[str]) -> list[str]:

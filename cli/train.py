@@ -164,10 +164,11 @@ def train_command(
 
 def _say(result: Result) -> None:
     if result.bad:
-        click.echo(f"{len(result.bad)} samples could not be used:", err=True)
+        count = len(result.bad)
+        click.echo(f"{count} sample{'s' if count > 1 else ''} could not be used:", err=True)
         for one in result.bad[:5]:
             click.echo(f"  {one}", err=True)
-        if len(result.bad) > 5:
+        if count > 5:
             click.echo(f"  all of them: {result.folder / 'bad_samples.jsonl'}", err=True)
     click.echo(f"weights  {result.weights}")
     click.echo(f"report   {result.report}")
