@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -40,7 +42,8 @@ TWO = (
     [Turn("user", (picture(56, 56, 1), "or")), Turn("assistant", ("A guitar, I think.",))],
     [Region((10, 0, 56, 56), "guitar"), Region((0, 0, 5, 5), "frog")],
 )
-TEXT = ([Turn("user", ("Hello?",)), Turn("assistant", ("Hi.",))], [])
+NO_REGIONS: list[Region] = []
+TEXT = ([Turn("user", ("Hello?",)), Turn("assistant", ("Hi.",))], NO_REGIONS)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +185,7 @@ def test_a_dialogue_that_cannot_be_used_says_why(training, monkeypatch):
     with pytest.raises(SampleError, match="regions need one picture, and there are 0 media"):
         processor.sample(TEXT[0], FROG[1])
     with pytest.raises(SampleError, match="the model has no input `audio`"):
-        processor.sample([Turn("user", (Attachment("audio", FROG[0][0].parts[0].content),))])
+        processor.sample([Turn("user", (Attachment("audio", Path("a.wav")),))])
     with pytest.raises(
         SampleError, match=r"layout caption .* the layout chatml has no rule `tool`"
     ):

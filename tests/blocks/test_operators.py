@@ -21,10 +21,10 @@ def segments(lengths):
 
 def results(lengths, **forms):
     """What attention yields, and the gradients of its inputs."""
-    qkv, grad, ids = segments(lengths)
+    (q, k, v), grad, ids = segments(lengths)
     with lowering(**forms):
-        out = segment_attention(*qkv, ids)
-    return out, *torch.autograd.grad(out, qkv, grad)
+        out = segment_attention(q, k, v, ids)
+    return out, *torch.autograd.grad(out, (q, k, v), grad)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -86,8 +86,8 @@ def test_forms_end_with_their_context():
 def test_one_frame_that_stands_for_all_embeds_as_all_of_them():
     torch.manual_seed(0)
     embed = PatchEmbed(channels=3, frames=2, patch=4, width=8, bias=True)
-    torch.nn.init.normal_(embed.weight)
-    torch.nn.init.normal_(embed.bias)
+    for parameter in embed.parameters():
+        torch.nn.init.normal_(parameter)
     frame = torch.randn(5, 3, 1, 4, 4)
     folded, whole = frame.flatten(1), frame.expand(-1, -1, 2, -1, -1).flatten(1)
     assert torch.allclose(embed(folded), embed(whole), atol=1e-5)

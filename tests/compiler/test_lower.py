@@ -175,7 +175,7 @@ def loss_of(lowered, inputs, step=None):
 def gradients(lowered, inputs, step=None):
     trained = {name: lowered.module.get_parameter(name) for name in lowered.program.trained}
     loss = loss_of(lowered, inputs, step)
-    return dict(zip(trained, torch.autograd.grad(loss, trained.values()), strict=True))
+    return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
 
 
 def test_a_training_step_compiles_as_one_graph_with_its_gradients(shallow, feed):
