@@ -111,7 +111,8 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
         for factor, names in stage.groups.items()
     ]
     kept = count({name: param for name, param in stage.trained.items() if name in stage.handed})
-    after = f"{settings.after}; optimizer state kept for {kept:,}" if settings.after else ""
+    state = f"optimizer state kept for {kept:,}" if kept else "no optimizer state to keep"
+    after = f"{settings.after}; {state}" if settings.after else ""
     unit = settings.stop.unit
     stop = f"{settings.stop.value:,} {unit.removesuffix('s') if settings.stop.value == 1 else unit}"
     split = f", in {settings.accumulate} parts" if settings.accumulate > 1 else ""

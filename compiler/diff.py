@@ -190,7 +190,12 @@ def _facts(new: Recipe, part: str, one: Operation, other: Operation) -> Iterator
         yield Edit(group, path, _shown(was), _shown(now), not written)
 
 
-_SETTINGS = {"kind": "norm", "eps": "norm.eps"}
+_SETTINGS = {
+    "kind": "norm",
+    "eps": "norm.eps",
+    "frames": "frames_per_patch",
+    "bias": "patch_bias",
+}
 """Facts of operations that a recipe has under another name."""
 
 

@@ -33,7 +33,8 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
     frame breaks the cap: some published systems are so, and say nothing of it. That is a warning;
     whoever feeds the model refuses such a clip by name.
     """
-    assert recipe.lm
+    if recipe.lm is None:
+        return
     rooms = sorted(_rooms(recipe), key=lambda room: room.tokens)
     for room in rooms:
         if room.tokens > recipe.lm.context:
@@ -73,40 +74,54 @@ def _rooms(recipe: Recipe) -> Iterator[Room]:
 
 
 def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
+    """One item of an input does not fit into a room with what the layout puts around it."""
     layout = recipe.layouts[room.layout]
     if medium not in placed(recipe, [layout]):
         return None
-    item, frame = item_cost(recipe, layout, medium), frame_cost(recipe, layout)
-    alone, around = item.most(domain(recipe)), frame.most({})
+    item = item_cost(recipe, layout, medium)
+    alone, around = item.most(domain(recipe)), frame_cost(recipe, layout).most({})
     assert around is not None
     if alone is not None and alone + around <= room.tokens:
         return None
-    example = _example(recipe, medium, item, room.tokens)
-    if example is None:
-        example = _example(recipe, medium, item, room.tokens - around)
-        example = f"{example}, and up to {around:,} around it" if example else None
-    reason = f"with the {around:,} tok that `{room.layout}` puts around it at most"
-    if alone is None:
-        reason = "nothing bounds how thin it may be, nor how many tokens one row takes"
     given = recipe.inputs[medium]
-    capped = isinstance(given, VideoInput) and given.resize.clip is not None
-    held = capped and (given.resize.clip or 0) + around + 2 <= room.tokens
-    what = "a clip" if isinstance(given, VideoInput) else "a picture"
-    greatest = "any number of tokens" if alone is None else f"up to {alone:,} tok, tags included"
-    places = [(f"{medium}.resize.budget", f"{what} takes {greatest}")]
-    if isinstance(given, VideoInput):
-        places.append((f"{medium}.frames", f"up to {given.frames.high} frames"))
-    if capped:
-        places.append((f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"))
-    places.append((room.path, f"room for {room.tokens:,}"))
+    cap = given.resize.clip if isinstance(given, VideoInput) else None
     return Diagnostic(
         "T504",
-        f"{what} can outgrow {room.user}",
-        labels(recipe, *places),
-        example or reason,
+        f"{_noun(given)} can outgrow {room.user}",
+        labels(recipe, *_places(medium, given, alone), (room.path, f"room for {room.tokens:,}")),
+        _reason(recipe, medium, item, room, around),
         Fix(_advice(given, alone is None), safe=False),
-        "warning" if held else "error",
+        "warning" if cap is not None and cap + around <= room.tokens else "error",
     )
+
+
+def _noun(given: ImageInput | VideoInput) -> str:
+    return "a clip" if isinstance(given, VideoInput) else "a picture"
+
+
+def _places(
+    medium: str, given: ImageInput | VideoInput, most: int | None
+) -> Iterator[tuple[str, str]]:
+    """The settings that decide how large an item becomes, and what each of them does."""
+    greatest = "any number of tokens" if most is None else f"up to {most:,} tok, tags included"
+    yield f"{medium}.resize.budget", f"{_noun(given)} takes {greatest}"
+    if isinstance(given, VideoInput):
+        yield f"{medium}.frames", f"up to {given.frames.high} frames"
+        if given.resize.clip is not None:
+            yield f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"
+
+
+def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) -> str:
+    """An item that fails by itself; else one that fails by what stands around it; else why not."""
+    alone = _example(recipe, medium, item, room.tokens)
+    if alone is not None:
+        return alone
+    with_layout = _example(recipe, medium, item, room.tokens - around)
+    if with_layout is not None:
+        return f"{with_layout}, and up to {around:,} around it"
+    if item.most(domain(recipe)) is None:
+        return "nothing bounds how thin it may be, nor how many tokens one row takes"
+    return f"with the {around:,} tok that `{room.layout}` puts around it at most"
 
 
 def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
