@@ -1,1 +1,89 @@
-"""A compiler for recipes of vision-language models."""
+"""A compiler for recipes of vision-language models.
+
+>>> import triptych
+>>> recipe = triptych.recipe("qwen2_vl_2b")
+>>> recipe.lm.width
+1536
+>>> print(triptych.diff(triptych.recipe("qwen2_vl_7b"), recipe).same)
+('vit (631,183,360 reusable)', 'tokens', 'prompts', 'numerics', 'stages')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backends.generation import Session
+    from .compiler.diff import Difference
+    from .dsl.recipe import Recipe
+
+__all__ = ["compile", "diff", "load", "recipe"]
+
+# Nothing is imported up here: commands that answer in a blink must not wait for torch, and pytest
+# imports this file once more under the checkout's own name.
+
+
+def recipe(name_or_path: str, *, amend: Sequence[str] = ()) -> Recipe:
+    """A recipe that ships, by name, or one of a file; proved before it is handed out.
+
+    `amend` holds lines such as `lm.depth = 12`. RecipeError says all that is wrong, and where.
+    """
+    from .compiler.pipeline import prove
+    from .dsl.load import load_recipe
+
+    read = load_recipe(name_or_path, amend=amend)
+    prove(read)
+    return read
+
+
+def compile(
+    recipe: Recipe,
+    *,
+    weights: Path | int,
+    backend: str = "eager",
+    mode: str | None = None,
+) -> Session:
+    """From a recipe to a session that answers: the whole way in one place.
+
+    `weights` is where they lie (a run of `train`, a `.safetensors` file, a folder of published
+    ones) or the seed of random ones. `mode` is the recipe's first unless it is named. BackendError
+    when this machine lacks what the backend needs, WeightsError when the weights do not fit.
+    """
+    from .backends import backend as named
+    from .backends.base import BackendError
+    from .backends.generation import Session
+    from .backends.job import job
+    from .backends.resources import resources
+    from .backends.weights import Weights
+    from .blocks.input.processor import Processor
+
+    maker = named(backend)
+    if missing := maker.missing():
+        raise BackendError(str(missing))
+    beside = [] if isinstance(weights, int) else [weights if weights.is_dir() else weights.parent]
+    work = job(
+        recipe,
+        mode or next(iter(recipe.modes)),
+        weights=weights if isinstance(weights, int) else Weights.open(recipe, weights),
+        resources=resources(recipe, *beside),
+    )
+    return Session(maker.compile(work), Processor(work.spec, work.resources), work.spec)
+
+
+def load(artefact: Path | str) -> Session:
+    """A session of what `triptych compile` wrote; needs neither the recipe nor the compiler.
+
+    ArtefactError when a file is not what the manifest says, or this machine cannot run it.
+    """
+    from .backends.artefact import Artefact
+
+    return Artefact(Path(artefact)).session()
+
+
+def diff(old: Recipe, new: Recipe) -> Difference:
+    """How the architecture of `new` differs from that of `old`, and which weights it can reuse."""
+    from .compiler.diff import diff as compare
+
+    return compare(old, new)
