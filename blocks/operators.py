@@ -10,7 +10,7 @@ K key-value heads, G segments of one length, L that length, Q a slice of it.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -44,10 +44,10 @@ def lowering(
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
 
-    "operator" is the opaque node, "masked" attends over all rows and masks foreign segments,
-    "scatter" writes with `scatter_`. `published` computes in the order of the published models,
-    bit for bit: attention as two products and a softmax, patches by a convolution. It is for eager
-    runs, and slower.
+    "operator" is the opaque node (in eager runs the loop or the write itself), "masked" attends
+    over all rows and masks foreign segments, "scatter" writes with `scatter_`. `published` computes
+    in the order of the published models, bit for bit: attention as two products and a softmax,
+    patches by a convolution. It is for eager runs, and slower.
     """
     global _forms
     before = _forms
@@ -68,10 +68,12 @@ def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
     Rows of one segment stand together. Returns [N, H, D].
     """
     if _forms.published:
-        return _by_segments(q_NHD, k_NHD, v_NHD, segment_id_N)
+        return _by_segments(_products, q_NHD, k_NHD, v_NHD, segment_id_N)
     if _forms.segment_attention == "masked":
         return _masked_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
-    return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+    if torch.compiler.is_compiling():
+        return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+    return _by_segments(functional.scaled_dot_product_attention, q_NHD, k_NHD, v_NHD, segment_id_N)
 
 
 def embed_patches(patches_NP: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,10 +107,10 @@ def attend(
 
 def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
     """Writes `new` into the slots `start[b] .. start[b] + T - 1` of row b of `cache`, in place."""
-    if _forms.kv_update == "scatter":
-        _scatter_slots(cache_BHSD, new_BHTD, start_B)
-    else:
+    if _forms.kv_update == "operator" and torch.compiler.is_compiling():
         _kv_update(cache_BHSD, new_BHTD, start_B)
+    else:
+        _scatter_slots(cache_BHSD, new_BHTD, start_B)
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -119,11 +121,17 @@ def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     return scores.softmax(-1).to(v.dtype) @ v
 
 
-def _by_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+def _by_segments(
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    segment_id_N: Tensor,
+) -> Tensor:
     pieces = []
     for rows, length in _batches(segment_id_N):
         q, k, v = (_batched(x_NHD, rows, length) for x_NHD in (q_NHD, k_NHD, v_NHD))
-        pieces.append(_products(q, k, v).transpose(1, 2).flatten(0, 1))
+        pieces.append(attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces)
 
 
@@ -166,12 +174,7 @@ def _batched(x_NHD: Tensor, rows: slice, length: int) -> Tensor:
 
 @torch.library.custom_op("triptych::segment_attention", mutates_args=())
 def _segment_attention(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
-    out_NHD = q.new_empty(q.shape)
-    for rows, length in _batches(segment_id):
-        q_GHLD, k_GHLD, v_GHLD = (_batched(x, rows, length) for x in (q, k, v))
-        out_GHLD = functional.scaled_dot_product_attention(q_GHLD, k_GHLD, v_GHLD)
-        out_NHD[rows] = out_GHLD.transpose(1, 2).flatten(0, 1)
-    return out_NHD
+    return _by_segments(functional.scaled_dot_product_attention, q, k, v, segment_id)
 
 
 @_segment_attention.register_fake

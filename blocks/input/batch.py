@@ -137,10 +137,10 @@ class Batches:
 
         A token that follows at place t has position t + delta in all streams.
         """
-        places = [
+        places = tuple(
             (seen.start, seen.grid.merged(self.inputs[seen.input].rule.window))
             for seen in sample.media
-        ]
+        )
         return self.positions.index(sample.length, places)
 
     def _media(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -82,10 +81,9 @@ class MediaInput:
                 f"{width} x {height} pixels"
             )
         merged = seen.grid.merged(self.rule.window)
-        across = _overlap(left / width, right / width, merged.columns)
-        down = _overlap(top / height, bottom / height, merged.rows)
-        shares = np.outer(down, across).ravel()
-        return Pool((shares / shares.sum()).astype(np.float32), region.label)
+        across = _shares(left / width, right / width, merged.columns)
+        down = _shares(top / height, bottom / height, merged.rows)
+        return Pool(np.outer(down, across).ravel().astype(np.float32), region.label)
 
     def _clip(self, content: Path | Image.Image | Clip) -> Seen:
         assert self.rule.clip
@@ -119,7 +117,9 @@ def _open(file: Path) -> Image.Image:
         raise MediaError(f"{file.name} cannot be read as a picture: {problem}") from problem
 
 
-def _overlap(begin: float, end: float, cells: int) -> NDArray[np.float64]:
-    """How much of each of `cells` equal parts of the unit interval lies between two points."""
-    edges = np.linspace(0, 1, cells + 1)
-    return np.clip(np.minimum(end, edges[1:]) - np.maximum(begin, edges[:-1]), 0, None)
+def _shares(begin: float, end: float, cells: int) -> list[float]:
+    """What each of `cells` equal parts of the unit interval has in the stretch of two points."""
+    return [
+        max(0.0, min(end, (cell + 1) / cells) - max(begin, cell / cells)) / (end - begin)
+        for cell in range(cells)
+    ]

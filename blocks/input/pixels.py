@@ -4,12 +4,13 @@ RGB, bicubic resize of the 8-bit picture by Pillow, then scale, mean and deviati
 the packed order: frame slot, window row, window column, row and column inside the window; in a row:
 channel, frame, patch row, patch column (transformers `image_processing_qwen2_vl.py`).
 
-Shape suffixes: F frames, H W rows and columns, C channels, N patches, P numbers of a patch.
+Shape suffixes: M media, F frames, H W rows and columns, C channels, N patches, P numbers of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -60,33 +61,31 @@ class Packer:
         # the product in float64, rounded to float32, the rest in float32.
         scaled_256 = (np.arange(256) * (1 / 255)).astype(np.float32)
         mean_C1, std_C1 = (np.asarray(x, dtype=np.float32)[:, None] for x in (mean, std))
-        self._value_C256 = (scaled_256 - mean_C1) / std_C1
+        self._values = [*(scaled_256 - mean_C1) / std_C1]
 
     @property
     def width(self) -> int:
         """Numbers in a row."""
-        return len(self._value_C256) * self.row_frames * self.rule.patch**2
+        return len(self._values) * self.row_frames * self.rule.patch**2
 
     def pack(self, media: Sequence[Frames]) -> Tensor:
         """[N, P] in float32 for pictures and clips, one after another."""
-        return torch.from_numpy(np.concatenate([self._packed(frames) for frames in media]))
+        alike = (list(group) for _, group in groupby(media, key=lambda frames: frames.shape))
+        return torch.from_numpy(np.concatenate([self._packed(np.stack(group)) for group in alike]))
 
-    def _packed(self, frames_FHWC: Frames) -> NDArray[np.float32]:
-        """The rows of one medium; its last frame is repeated to fill a slot."""
+    def _packed(self, frames_MFHWC: Frames) -> NDArray[np.float32]:
+        """The rows of media of one size; the last frame of each is repeated to fill a slot."""
+        _, frames, height, width, channels = frames_MFHWC.shape
         per_slot = self.rule.frames_per_patch
         if self.row_frames < per_slot:
-            assert len(frames_FHWC) == 1, "only a still picture may be folded"
+            assert frames == 1, "only a still picture may be folded"
             per_slot = 1
-        missing = -len(frames_FHWC) % per_slot
-        if missing:
-            tail_FHWC = frames_FHWC[-1:].repeat(missing, axis=0)
-            frames_FHWC = np.concatenate([frames_FHWC, tail_FHWC])
-        channel_C = np.arange(len(self._value_C256))
-        x_FHWC = self._value_C256[channel_C, frames_FHWC]
-        frames, height, width, channels = x_FHWC.shape
+        if missing := -frames % per_slot:
+            tail = frames_MFHWC[:, -1:].repeat(missing, axis=1)
+            frames_MFHWC = np.concatenate([frames_MFHWC, tail], axis=1)
         patch, (rows, columns) = self.rule.patch, self.rule.window
-        cut = x_FHWC.reshape(
-            frames // per_slot,
+        cut = frames_MFHWC.reshape(
+            -1,
             per_slot,
             height // patch // rows,
             rows,
@@ -96,6 +95,12 @@ class Packer:
             patch,
             channels,
         )
-        # slot, window row, window column, row, column | channel, frame, patch row, patch column
-        packed = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-        return packed.reshape(-1, self.width)
+        # medium and slot, window row, window column, row, column
+        # | channel, frame, patch row, patch column
+        bytes_NCP = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(
+            -1, channels, per_slot * patch**2
+        )
+        rows_NCP = np.empty(bytes_NCP.shape, np.float32)
+        for channel, values_256 in enumerate(self._values):
+            values_256.take(bytes_NCP[:, channel], out=rows_NCP[:, channel])
+        return rows_NCP.reshape(-1, self.width)

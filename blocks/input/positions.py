@@ -7,13 +7,17 @@ Shape suffixes: N patches, T tokens, B batch, S streams of positions, D head wid
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .sizes import Grid
+
+Places: TypeAlias = tuple[tuple[int, Grid], ...]
+"""Where each run of features starts in a sequence, and its merged grid, in order."""
 
 
 def segment_ids(grids: Sequence[Grid]) -> Tensor:
@@ -30,37 +34,28 @@ def patch_tables(
     The first half of the frequencies turns with the row of a patch in its own frame, the second
     with its column (Qwen2-VL, `rot_pos_emb`).
     """
+    places = [_places(grid.rows, grid.columns, window).repeat(grid.slots, 1) for grid in grids]
     angle_R = theta ** -(torch.arange(0, width // 2, 2, dtype=torch.float32) / (width // 2))
-    tables = []
-    for grid in grids:
-        place_NA = _places(grid, window)
-        tables.append((place_NA[:, :, None] * angle_R).flatten(1).repeat(grid.slots, 1))
-    angle_ND = torch.cat(tables).repeat(1, 2)
+    angle_ND = (torch.cat(places)[:, :, None] * angle_R).flatten(1).repeat(1, 2)
     return angle_ND.cos(), angle_ND.sin()
 
 
-def _places(grid: Grid, window: tuple[int, int]) -> Tensor:
-    """Row and column of each patch of one frame, in packed order."""
-    rows, columns = window
-    row, column = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij")
-    return torch.stack(
-        [
-            x.reshape(grid.rows // rows, rows, grid.columns // columns, columns)
-            .transpose(1, 2)
-            .flatten()
-            for x in (row, column)
-        ],
-        dim=1,
-    )
+@lru_cache(maxsize=64)
+def _places(rows: int, columns: int, window: tuple[int, int]) -> Tensor:
+    """Row and column of each patch of one frame, in packed order, [N, A]."""
+    axes = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    cut = (rows // window[0], window[0], columns // window[1], window[1])
+    return torch.stack([axis.reshape(cut).transpose(1, 2).flatten() for axis in axes], dim=1)
 
 
-def mrope_index(length: int, places: Sequence[tuple[int, Grid]]) -> tuple[Tensor, int]:
+@lru_cache(maxsize=256)
+def mrope_index(length: int, places: Places) -> tuple[Tensor, int]:
     """Time, row and column of each token, [3, T], and by how much the next index is ahead of T.
 
-    `places` holds where each run of features starts, and its merged grid, in order. Text counts on
-    in all three streams; features count from there along their own axes, and the text after them
-    goes on above the largest index used. That is the rule of the paper (arXiv 2409.12191, section
-    2.1) and of transformers 4.45 to 5.1; from 5.3 on they forget the time axis here.
+    Text counts on in all three streams; features count from there along their own axes, and the
+    text after them goes on above the largest index used. That is the rule of the paper (arXiv
+    2409.12191, section 2.1) and of transformers 4.45 to 5.1; from 5.3 on they forget the time axis
+    here.
     """
     pieces: list[Tensor] = []
     done = count = 0
@@ -77,13 +72,13 @@ def mrope_index(length: int, places: Sequence[tuple[int, Grid]]) -> tuple[Tensor
     return torch.cat(pieces, dim=1), count - length
 
 
-def plain_index(length: int, places: Sequence[tuple[int, Grid]]) -> tuple[Tensor, int]:
+def plain_index(length: int, places: Places) -> tuple[Tensor, int]:
     """The place of each token in the sequence, features or not, [1, T]; the next index is T."""
     return torch.arange(length)[None], 0
 
 
-INDEX: Mapping[str, Callable[[int, Sequence[tuple[int, Grid]]], tuple[Tensor, int]]] = (
-    MappingProxyType({"rope": plain_index, "mrope": mrope_index})
+INDEX: Mapping[str, Callable[[int, Places], tuple[Tensor, int]]] = MappingProxyType(
+    {"rope": plain_index, "mrope": mrope_index}
 )
 """How tokens are counted, by the name of the position rule."""
 
@@ -100,7 +95,7 @@ class TextPositions:
         self._stream_R = torch.repeat_interleave(torch.arange(self.streams), torch.tensor(sections))
         self._angle_R = spec["theta"] ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
 
-    def index(self, length: int, places: Sequence[tuple[int, Grid]]) -> tuple[Tensor, int]:
+    def index(self, length: int, places: Places) -> tuple[Tensor, int]:
         """[S, T] the index of each token in each stream, and `delta`: the token at place t >= T of
         the same sequence has index t + delta in all streams."""
         return self._index(length, places)

@@ -9,6 +9,7 @@ import base64
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -104,6 +105,8 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, specials: Mapping[str, int]) -> None:
         """`specials` maps what a special token is written as to its id."""
         self._vocabulary = vocabulary
+        # What stands between contents is the same in every dialogue.
+        self._known = lru_cache(maxsize=8192)(lambda text: tuple(vocabulary.encode(text)))
         self._written = {id: text for text, id in specials.items()}
 
     @classmethod
@@ -117,7 +120,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; never a special token."""
-        return self._vocabulary.encode(text)
+        return list(self._known(text)) if len(text) < 256 else self._vocabulary.encode(text)
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
         """The text of ids; special tokens are left out, or written where `specials`."""

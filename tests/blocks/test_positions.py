@@ -56,13 +56,13 @@ def numbers(text):
 )
 def test_text_counts_on_and_features_count_along_their_axes(places, time, rows, columns, delta):
     expected = torch.tensor([numbers(time), numbers(rows), numbers(columns)])
-    index, ahead = mrope_index(expected.shape[1], places)
+    index, ahead = mrope_index(expected.shape[1], tuple(places))
     assert torch.equal(index, expected)
     assert ahead == delta
 
 
 def test_plain_positions_do_not_look_at_features():
-    index, delta = plain_index(6, [(2, Grid(1, 2, 1))])
+    index, delta = plain_index(6, ((2, Grid(1, 2, 1)),))
     assert index.tolist() == [[0, 1, 2, 3, 4, 5]] and delta == 0
 
 
