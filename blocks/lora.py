@@ -24,7 +24,6 @@ class AdaptedLinear(nn.Linear):
         low_R = functional.linear(x_I, self.lora_a)
         return super().forward(x_I) + self.scale * functional.linear(low_R, self.lora_b)
 
-
-def merged(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
-    """The matrix that computes alone what the layer computes with its adaptation."""
-    return weight_OI + scale * (b_OR @ a_RI)
+    def merged(self) -> Tensor:
+        """The matrix that computes alone what the layer computes with its adaptation, [O, I]."""
+        return self.weight + self.scale * (self.lora_b @ self.lora_a)

@@ -227,6 +227,15 @@ class Lowered:
             for name, tensor in self.module.state_dict(keep_vars=True).items():
                 tensor.copy_(initial(name, self.program.parameters[name], seed))
 
+    def merged(self) -> dict[str, Tensor]:
+        """Every parameter by name, with low-rank changes added in: what inference loads."""
+        weights: dict[str, Tensor] = self.module.state_dict()
+        for path, module in self.module.named_modules():
+            if isinstance(module, AdaptedLinear):
+                weights[f"{path}.weight"] = module.merged().detach()
+                del weights[f"{path}.lora_a"], weights[f"{path}.lora_b"]
+        return weights
+
 
 def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Lowered:
     """The modules of a program, their memory not yet filled: `Lowered.init` or load weights next.

@@ -86,7 +86,7 @@ _Content: TypeAlias = "tuple[str | _Placed, ...]"
 class Layout:
     """One layout of a recipe, from the plain JSON of a feed spec.
 
-    >>> spec = {"system": None, "rules": {
+    >>> spec = {"system": None, "stop": [1], "rules": {
     ...     "image": {"params": ["x"], "items": [{"repeat": {"id": 3}, "count": "x"}]},
     ...     "ask": {"params": ["q", "a"], "items": [
     ...         {"slot": "q"}, {"text": ": "},
@@ -101,6 +101,8 @@ class Layout:
 
     def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         self.name = name
+        self.stops: tuple[int, ...] = tuple(spec["stop"])
+        """The tokens that end an answer."""
         self._system: str | None = spec["system"]
         self._rules: Mapping[str, Mapping[str, Any]] = spec["rules"]
 
@@ -111,16 +113,6 @@ class Layout:
             if any("loss" in item for item in rule["items"]):
                 return name
         raise LayoutError(f"the layout {self.name} supervises nothing, so it has no answer")
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """The tokens that end an answer: the last special token of each supervised stretch."""
-        ends = (
-            [inner["id"] for inner in item["loss"] if "special" in inner][-1:]
-            for item in self._rules[self.answer]["items"]
-            if "loss" in item
-        )
-        return tuple(dict.fromkeys(id for end in ends for id in end))
 
     def render(self, messages: Sequence[Message]) -> tuple[Run, ...]:
         """A whole dialogue, answers included."""

@@ -8,7 +8,7 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
               `SizeRule`), alpha, mean, std, and folded: rows hold one frame that stands for all
     vision    head_dim and theta of the tower's rotary positions
     text      call (rope or mrope), sections, head_dim and theta of the language model's
-    layouts   by name: system, rules
+    layouts   by name: system, rules, stop: the ids that end an answer
     layout    the names of those in use, the preferred first
     limits    context, in tokens
 

@@ -36,6 +36,7 @@ def chat(picture=PICTURE, system="Help."):
         "chat",
         {
             "system": system,
+            "stop": [END],
             "rules": {
                 "image": {"params": ["x"], "items": picture},
                 "system": turn("system", {"slot": "b"}, end, {"text": "\n"}),
@@ -55,6 +56,7 @@ def caption():
         "caption",
         {
             "system": None,
+            "stop": [END],
             "rules": {
                 "image": {"params": ["x"], "items": PICTURE},
                 "pair": {"params": ["x", "t"], "items": pair},
