@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .codes import CODES
 from .source import Source, Span
@@ -77,14 +77,20 @@ class RecipeError(Exception):
 
 
 class Findings:
-    """Gathers mistakes, so that one run reports all of them; each is kept once."""
+    """Gathers mistakes, so that one run reports all of them; each is kept once.
+
+    After the first hundred there is nothing more to learn, and no more are kept.
+    """
+
+    most: ClassVar[int] = 100
 
     def __init__(self) -> None:
         self._found: dict[Diagnostic, None] = {}
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep a mistake."""
-        self._found.setdefault(diagnostic)
+        if len(self._found) < self.most:
+            self._found.setdefault(diagnostic)
 
     def __bool__(self) -> bool:
         return bool(self._found)

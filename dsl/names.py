@@ -489,6 +489,9 @@ class _Layer:
         if key is None:
             known = [name for kind, name in part.entries if kind == drop.kind]
             near = nearest(drop.name, known)
+            other = next((kind for kind, name in part.entries if name == drop.name), None)
+            if other:
+                near = f"{other} {drop.name}"
             self._complain(
                 "N209",
                 f"there is no {drop.kind} `{drop.name}` to drop",

@@ -14,7 +14,7 @@ from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, nearest, rename
 from .source import Source, Span
 from .units import LARGEST, UNITS, Quantity
 
-LONGEST_TEXT = 1_000_000
+LONGEST_TEXT = 65_536
 DEEPEST_NESTING = 100
 MOST_SYNTAX_ERRORS = 10
 
