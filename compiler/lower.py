@@ -66,7 +66,7 @@ def _decoder_blocks(op: ops.DecoderBlocks) -> nn.Module:
     )
 
 
-def _decode(
+def _run_decoder(
     op: ops.DecoderBlocks,
     block: nn.Module,
     x_BTW: Tensor,
@@ -100,7 +100,7 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.Embed: Row(
             make=lambda op: Embed(op.vocab, op.width), run=lambda op, block, ids: block(ids)
         ),
-        ops.DecoderBlocks: Row(make=_decoder_blocks, run=_decode),
+        ops.DecoderBlocks: Row(make=_decoder_blocks, run=_run_decoder),
         ops.Norm: Row(
             make=lambda op: NORMS[op.kind](op.width, op.eps), run=lambda op, block, x: block(x)
         ),
