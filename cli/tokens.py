@@ -97,7 +97,7 @@ def tokens_command(
     refuses a size says so; the exit code is 1 then.
     """
     from ..blocks.input.sizes import SizeError
-    from ..compiler.tokens import counted
+    from ..compiler.tokens import counted, placed
 
     loaded = load_recipe(recipe, amend=amend)
     if not loaded.layouts:
@@ -107,7 +107,7 @@ def tokens_command(
         raise click.UsageError(f"{recipe} has no layout {layout}; it has {known}.")
     name = layout or next(iter(loaded.layouts))
     for medium, wanted in (("image", images), ("video", videos)):
-        if wanted and medium not in loaded.layouts[name].rules:
+        if wanted and medium not in placed(loaded, [loaded.layouts[name]]):
             raise click.ClickException(f"layout {name} of {recipe} places no {medium}")
     rules = loaded.layouts[name]
     try:

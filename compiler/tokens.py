@@ -24,6 +24,7 @@ from ..dsl.recipe import (
     VideoInput,
     ViT,
 )
+from .build import reach
 from .sizing import fit, fit_frame
 from .types import (
     Bounds,
@@ -281,10 +282,11 @@ def domain(recipe: Recipe) -> dict[str, Bounds]:
 
 
 def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
-    """The inputs for which one of the layouts reserves places."""
+    """The inputs for which one of the layouts reserves places, and that reach the model."""
     rules = [rule for layout in layouts for rule in layout.rules.values()]
     marked = {rule.name for rule in rules if any(isinstance(i, RepeatItem) for i in rule.items)}
-    return [medium for medium in recipe.inputs if medium in marked]
+    seen = reach(recipe).get("lm", ())
+    return [medium for medium in recipe.inputs if medium in marked and medium in seen]
 
 
 def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[str, Bounds]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix
 from ..dsl.recipe import MapRule, Recipe
@@ -31,7 +32,7 @@ class Names:
     def reason_to_ignore(self, published: str) -> str | None:
         """Why a published tensor has no place; None when it should have one."""
         for pattern, reason in self.ignored:
-            if re.fullmatch(_regex(pattern), published):
+            if _regex(pattern).fullmatch(published):
                 return reason
         return None
 
@@ -70,7 +71,7 @@ def map_names(recipe: Recipe, findings: Findings) -> Names:
             if (source := rewrite(name, rule.target, rule.source)) is not None
         ]
         if not matching:
-            if not any(re.fullmatch(_regex(rule.target), name) for rule in uneven):
+            if not any(_regex(rule.target).fullmatch(name) for rule in uneven):
                 homeless.append(name)
             continue
         index, source = matching[0]
@@ -93,7 +94,7 @@ def rewrite(name: str, pattern: str, into: str) -> str | None:
     >>> rewrite("lm.blocks.3.norm1.weight", "lm.blocks.*.norm1.*", "model.layers.*.input_norm.*")
     'model.layers.3.input_norm.weight'
     """
-    caught = re.fullmatch(_regex(pattern), name)
+    caught = _regex(pattern).fullmatch(name)
     if caught is None or len(caught.groups()) != into.count("*"):
         return None
     pieces = into.split("*")
@@ -102,8 +103,9 @@ def rewrite(name: str, pattern: str, into: str) -> str | None:
     )
 
 
-def _regex(pattern: str) -> str:
-    return "(.+)".join(map(re.escape, pattern.split("*")))
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile("(.+)".join(map(re.escape, pattern.split("*"))))
 
 
 def _uneven(recipe: Recipe, index: int, rule: MapRule) -> Diagnostic:

@@ -10,7 +10,7 @@ from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.recipe import ImageInput, Recipe, VideoInput
 from ..places import labels
 from ..tokens import Cost, domain, frame_cost, item_cost, placed, tower_of
-from ..types import evaluate
+from ..types import MOST_TRIED, Bounds, evaluate
 
 SHAPES = ((1280, 720), (1920, 1080), (640, 480), (1024, 1024), (720, 1280))
 """Pictures and frames that a reader knows, in pixels: the first that fails is the example."""
@@ -147,22 +147,28 @@ def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
     assert item.text.most is not None
     squares = _squares(given) if isinstance(given, ImageInput) else ()
     for width, height in (*SHAPES, *squares):
+        if given.aspect and max(width, height) > given.aspect.high * min(width, height):
+            continue
         size = {f"{medium}.width": width, f"{medium}.height": height}
         if isinstance(given, ImageInput):
             tokens = evaluate(item.places, size) + item.text.most
             if tokens > room:
                 return f"a picture of {width}x{height} takes {tokens:,} tok"
             continue
-        frames = limits[f"{medium}.frames"]
-        assert frames.most is not None
-        counts = range(frames.least, frames.most + 1, frames.step)
-        taken = [evaluate(item.places, size | {f"{medium}.frames": n}) for n in counts]
-        first = next((i for i, n in enumerate(taken) if n + item.text.most > room), None)
+        clips = _clips(limits[f"{medium}.frames"])
+        taken = {n: evaluate(item.places, size | {f"{medium}.frames": n}) for n in clips}
+        first = next((n for n in clips if taken[n] + item.text.most > room), None)
         if first is not None:
-            number, rate = counts[first], given.rate
             return (
-                f"the shortest {width}x{height} clip that fails has {number} frames"
-                f" ({number / rate:g} s at {rate:g} fps): {taken[first]:,} tok;"
-                f" the longest takes {max(taken):,}"
+                f"the shortest {width}x{height} clip that fails has {first} frames"
+                f" ({first / given.rate:g} s at {given.rate:g} fps): {taken[first]:,} tok;"
+                f" the longest takes {max(taken.values()):,}"
             )
     return None
+
+
+def _clips(frames: Bounds) -> list[int]:
+    """The numbers of frames to try: all of them, or so many that the answer comes in a blink."""
+    assert frames.most is not None
+    every = range(frames.least, frames.most + 1, frames.step)
+    return [*every[:: 1 + len(every) // MOST_TRIED], every[-1]]
