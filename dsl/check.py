@@ -22,6 +22,7 @@ from .recipe import (
 )
 from .references import check_references, in_order
 from .source import Span
+from .units import Quantity
 from .values import CallValue, Given, ListValue
 
 EDITION = 1
@@ -353,7 +354,9 @@ class _Complaints:
         used = [name for name in settings_of(self._model) if f"this.{name}" in default.expression]
         entries = [entry for entry in map(self._part.setting, used) if entry]
         changed = next((entry for entry in entries if not entry.inherited), entries[0])
-        seen = f"makes `{name}` {given.known()}"
+        worth = given.known()
+        shown = f"{worth.value:g}" if isinstance(worth, Quantity) else "senseless"
+        seen = f"makes `{name}` {shown}"
         labels = [
             Label(entry.statement.span, seen if entry is changed else "", entry is changed)
             for entry in entries

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from triptych.dsl import load
 from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.recipe import Adapter, Decoder, Encoder, Lora, Lr, Range, Selector
+
+
+def load_named(name, **options):
+    return load.load_recipe(name, **options)
+
+
+def load_from(text):
+    return load.load_text(text)
 
 
 def test_a_derived_value_follows_the_override(load_variant):
@@ -68,7 +76,7 @@ def test_dropping_a_setting_brings_back_its_default(small):
         + "recipe a extends small { amend stage first { seed = 3 accumulate = 2 } }\n"
         + "recipe b extends a { amend stage first { drop seed } }\n"
     )
-    stage = load_text(text).stages["first"]
+    stage = load_from(text).stages["first"]
     assert (stage.seed, stage.accumulate) == (0, 2)
 
 
@@ -116,13 +124,13 @@ def test_what_every_value_says_of_itself(load_variant):
 
 
 def test_an_assumption_covers_what_is_inside_it(small):
-    recipe = load_text(small)
+    recipe = load_from(small)
     assert recipe.origin("second.optim.lr").kind == "assumed"
     assert recipe.origin("first.optim.lr").kind == "given"
 
 
 def test_an_inherited_value_names_its_file_and_line():
-    recipe = load_recipe("qwen2_vl_2b")
+    recipe = load_named("qwen2_vl_2b")
     origin = recipe.origin("lm.depth")
     assert (origin.kind, origin.recipe) == ("inherited", "qwen2_vl_7b")
     assert origin.span.source.name == "recipes/qwen2_vl_7b.vlm"
@@ -130,7 +138,7 @@ def test_an_inherited_value_names_its_file_and_line():
 
 
 def test_a_changed_value_remembers_what_it_replaced():
-    recipe = load_recipe("qwen2_vl_2b", amend=["lm.ffn = 64"])
+    recipe = load_named("qwen2_vl_2b", amend=["lm.ffn = 64"])
     chain = []
     origin = recipe.origin("lm.ffn")
     while origin:
@@ -152,7 +160,7 @@ def test_places(load_variant):
 
 
 def test_amendments_reach_into_calls():
-    recipe = load_recipe(
+    recipe = load_named(
         "qwen2_vl_2b",
         amend=["video.resize.clip = 24576tok", "lm.pos.sections=[1, 2, 61]", "sft.optim.lr = 3e-6"],
     )
@@ -165,7 +173,7 @@ def test_amendments_reach_into_calls():
 
 
 def test_quantities_carry_the_unit_of_their_setting(small):
-    recipe = load_text(small)
+    recipe = load_from(small)
     assert str(recipe.quantity("lm.context")) == "1024tok"
     assert str(recipe.quantity("image.resize.multiple")) == "28px"
     assert str(recipe.quantity("lm.width")) == "64"
@@ -175,7 +183,7 @@ def test_quantities_carry_the_unit_of_their_setting(small):
 
 
 def test_models_can_be_made_without_text(small):
-    recipe = load_text(small)
+    recipe = load_from(small)
     copy = type(recipe).model_validate(recipe.model_dump(exclude={"asserts"}))
     assert copy == recipe.model_copy(update={"asserts": ()})
     assert isinstance(copy.lm, Decoder)
@@ -184,7 +192,7 @@ def test_models_can_be_made_without_text(small):
 
 
 def test_recipes_are_frozen_and_closed(small):
-    recipe = load_text(small)
+    recipe = load_from(small)
     with pytest.raises(ValueError, match="frozen"):
         recipe.lm.width = 3
     with pytest.raises(ValueError, match="Extra inputs"):
@@ -204,10 +212,10 @@ def test_bases_in_other_files_and_folders(tmp_path, small):
         encoding="utf-8",
     )
     path = str(tmp_path / "models" / "two.vlm")
-    recipe = load_recipe(path)  # the recipe that is named as the file is
+    recipe = load_named(path)  # the recipe that is named as the file is
     assert (recipe.name, recipe.lm.depth, recipe.lm.ffn) == ("two", 3, 96)
-    assert load_recipe(f"{path}:one").lm.ffn == 128
-    assert load_recipe(f"{path}:three").lm.depth == 3
+    assert load_named(f"{path}:one").lm.ffn == 128
+    assert load_named(f"{path}:three").lm.depth == 3
 
 
 @pytest.mark.parametrize(
@@ -228,11 +236,11 @@ def test_what_cannot_be_found(tmp_path, monkeypatch, name, code):
     (tmp_path / "empty.vlm").write_text("# nothing yet\n")
     (tmp_path / "bytes.vlm").write_bytes(b"recipe \xff {}")
     with pytest.raises(RecipeError) as caught:
-        load_recipe(name)
+        load_named(name)
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == [code]
 
 
 def test_a_byte_order_mark_is_no_letter(tmp_path, small):
     path = tmp_path / "small.vlm"
     path.write_bytes(b"\xef\xbb\xbf" + small.encode())
-    assert load_recipe(str(path)) == load_text(small)
+    assert load_named(str(path)) == load_from(small)
