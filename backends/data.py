@@ -199,12 +199,17 @@ class Mixture:
 
     def at(self, position: int) -> tuple[str, int]:
         """Which sample stands at a position: the source's name, and the index in it."""
+        if len(self._names) == 1:
+            return self._drawn(self._names[0], position)
         cycle, offset = divmod(position, len(self._names))
         order = _shuffled(len(self._names), self.seed, "cycle", cycle)
         names = [self._names[index] for index in order[: offset + 1]]
         name = names[-1]
-        drawn = cycle * self._shares[name] + names.count(name) - 1
-        epoch, index = divmod(drawn, len(self.sources[name]))
+        return self._drawn(name, cycle * self._shares[name] + names.count(name) - 1)
+
+    def _drawn(self, name: str, number: int) -> tuple[str, int]:
+        """The sample that a source gives when it is drawn from for the `number`th time."""
+        epoch, index = divmod(number, len(self.sources[name]))
         return name, int(_shuffled(len(self.sources[name]), self.seed, name, epoch)[index])
 
 

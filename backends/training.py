@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..blocks.input.processor import vocabulary_file
 from ..compiler.graph import Program
 from ..compiler.lower import initial
 from ..compiler.pipeline import for_training
@@ -34,9 +35,11 @@ from .data import Bad, Mixture, Source, bind, open_source
 from .feed import Ahead, Feed
 from .gradients import threads
 from .optim import Schedule
+from .predictions import predict
 from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
+from .resources import resources
 from .samples import Samples
-from .training_stage import NotFiniteError, StageRun
+from .training_stage import DTYPES, NotFiniteError, StageRun
 
 
 class TrainingError(Exception):
@@ -45,6 +48,8 @@ class TrainingError(Exception):
 
 class StoppedError(Exception):
     """The user has stopped the run; it was saved, and can be resumed."""
+
+    exit_code = 130
 
     def __init__(self, saved: Checkpoint) -> None:
         super().__init__(
@@ -120,6 +125,8 @@ def train(
     *,
     stages: Sequence[str] = (),
     weights: Mapping[str, Tensor] | None = None,
+    held_out: Path | None = None,
+    beside: Sequence[Path] = (),
     resume: bool = False,
     force: bool = False,
     options: Options | None = None,
@@ -130,6 +137,10 @@ def train(
     `data` holds paths, or `NAME=PATH` for one of the names that the stages draw from. The first
     stage starts from `weights`; what they lack starts as the recipe declares it, so that `{}` is a
     fresh start. None is that too, unless the recipe names published weights to start from.
+
+    The report shows what the model says to a few samples of `held_out`, or of the last stage's
+    data. A file that the recipe names, its tokenizer, is looked for in the recipe's folder, with
+    the data, and in the folders `beside`; the run keeps a copy.
 
     A run that was cut off goes on with `resume`; `force` lets it go on although the recipe, the
     options or the data have changed since.
@@ -147,14 +158,20 @@ def train(
         given=data,
     )
     opened = {path: open_source(path) for path in dict.fromkeys(paths.values())}
+    shown = open_source(held_out) if held_out else None
+    folders = (path if path.is_dir() else path.parent for path in opened)
+    where = resources(recipe, *folders, *beside, out)
     if checkpoint.checkpoints(out) and not resume:
         raise TrainingError(f"{out} holds a run: go on with --resume, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    vocabulary = keep_vocabulary(recipe, where, out)
     with _finishing_the_step() as stop:
         walk = _Walk(
             recipe=recipe,
             plan=plan(recipe),
             sources={name: opened[path] for name, path in paths.items()},
+            resources=where,
+            vocabulary=vocabulary,
             out=out,
             start=weights,
             options=options,
@@ -164,7 +181,7 @@ def train(
         )
         for name in chosen:
             end = walk.stage(name, last=name == chosen[-1])
-    return walk.finish(chosen, end)
+    return walk.finish(chosen, end, shown)
 
 
 def overridden(recipe: Recipe, options: Options) -> Recipe:
@@ -181,11 +198,16 @@ def overridden(recipe: Recipe, options: Options) -> Recipe:
 
 
 def settings(
-    recipe: Recipe, stage: str, options: Options, sources: Mapping[str, Source]
+    recipe: Recipe,
+    stage: str,
+    options: Options,
+    vocabulary: str,
+    sources: Mapping[str, Source],
 ) -> dict[str, Any]:
     """All that decides what a stage makes of the weights that it starts from.
 
-    Of the data the records count; nobody wants to wait until every picture is read for that.
+    `vocabulary` is the digest of the tokenizer's file. Of the data the records count; nobody wants
+    to wait until every picture is read for that.
     """
     said = recipe.model_dump(
         mode="json",
@@ -197,6 +219,7 @@ def settings(
         **said,
         "layouts": {name: said["layouts"][name] for name in used.layout},
         stage: used.model_dump(mode="json", by_alias=True),
+        "vocabulary": vocabulary,
         "workers": options.workers,
         "backend": options.backend,
         "device": options.device,
@@ -231,6 +254,8 @@ class _Walk:
         recipe: Recipe,
         plan: Plan,
         sources: Mapping[str, Source],
+        resources: Path | None,
+        vocabulary: str,
         out: Path,
         start: Mapping[str, Tensor] | None,
         options: Options,
@@ -241,6 +266,8 @@ class _Walk:
         self._recipe = recipe
         self._plan = plan
         self._sources = sources
+        self._resources = resources
+        self._vocabulary = vocabulary
         self._out = out
         self._start = start
         self._options = options
@@ -254,7 +281,7 @@ class _Walk:
     def stage(self, name: str, *, last: bool) -> Checkpoint:
         """Train one stage to its end, from its own checkpoint if there is one."""
         stage = self._recipe.stages[name]
-        said = settings(self._recipe, name, self._options, self._sources)
+        said = settings(self._recipe, name, self._options, self._vocabulary, self._sources)
         program = for_training(self._recipe, name)
         own = self._newest(name)
         if own:
@@ -284,7 +311,7 @@ class _Walk:
         samples = Samples(
             program.spec,
             stage,
-            resources(self._recipe),
+            self._resources,
             workers=self._options.workers,
             device=self._options.device,
         )
@@ -353,13 +380,23 @@ class _Walk:
                         return saved
         raise AssertionError("a feed has no end")
 
-    def finish(self, chosen: Sequence[str], end: Checkpoint) -> Result:
+    def finish(self, chosen: Sequence[str], end: Checkpoint, shown: Source | None) -> Result:
         """Write the weights where they are looked for, and the report."""
         weights, report = self._out / "weights.safetensors", self._out / "report.html"
         checkpoint.write_weights(weights, end.weights())
         metrics, bad = self._metrics.read(), self._bad.read()
         (self._out / "loss.png").write_bytes(curves(metrics))
-        write_report(report, self._page(chosen, metrics, bad))
+        page = self._page(chosen, metrics, bad)
+        if self._recipe.modes:
+            last = self._recipe.stages[chosen[-1]]
+            source = shown or self._sources[next(iter(last.data.shares))]
+            dtype = DTYPES[last.precision]
+            page = replace(
+                page,
+                predictions=predict(self._recipe, weights, source, self._resources, dtype),
+                predicted_from=f"{source.name}, " + ("held out" if shown else "trained on"),
+            )
+        write_report(report, page)
         return Result(self._out, weights, report, tuple(bad))
 
     def _page(self, chosen: Sequence[str], metrics: list[Metrics], bad: list[Bad]) -> Page:
@@ -460,10 +497,16 @@ class _Walk:
         self._listener.notice(text)
 
 
-def resources(recipe: Recipe) -> Path | None:
-    """The folder that the paths in a recipe start from: that of the file that names them."""
-    span = recipe.span("tokens.tokenizer")
-    return Path(span.source.name).parent if span else None
+def keep_vocabulary(recipe: Recipe, where: Path | None, out: Path) -> str:
+    """Copy the tokenizer's file into the run, unless it ships with triptych; its digest."""
+    assert recipe.tokens
+    file = vocabulary_file(recipe.tokens.tokenizer.model_dump(), where)
+    content = file.read_bytes()
+    if where is not None and where != out:
+        kept = out / file.relative_to(where)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def completed(given: Mapping[str, Tensor], program: Program, seed: int) -> dict[str, Tensor]:

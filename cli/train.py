@@ -63,6 +63,11 @@ content parts), or a folder of pictures with their captions in .txt files beside
     help="Start from a run, a checkpoint, a .safetensors file, or a folder of published ones; "
     "`fresh` starts from random numbers.",
 )
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path, exists=True),
+    help="Data that is not trained on: the report shows what the model says to some of it.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--force", is_flag=True, help="Go on although recipe, options or data have changed.")
 @click.option(
@@ -118,6 +123,7 @@ def train_command(
     out: Path,
     stages: tuple[str, ...],
     weights: str | None,
+    held_out: Path | None,
     resume: bool,
     force: bool,
     amend: tuple[str, ...],
@@ -130,17 +136,18 @@ def train_command(
     """
     loaded = load_recipe(recipe, amend=amend)
 
-    from ..backends.checkpoint import CheckpointError
-    from ..backends.data import DataError
-    from ..backends.training import Options, StoppedError, TrainingError, train
-    from ..backends.weights import Weights, WeightsError
+    from ..backends.training import Options, StoppedError, train
+    from ..backends.weights import Weights
 
+    start: dict[str, Tensor] | None = None
+    beside: list[Path] = []
+    if weights == "fresh":
+        start = {}
+    elif weights is not None:
+        start = dict(Weights.open(loaded, Path(weights)).tensors())
+        beside = [Path(weights)]
     listener = Bars() if sys.stderr.isatty() else Lines()
     try:
-        start: dict[str, Tensor] | None = None
-        if weights is not None:
-            given = weights != "fresh"
-            start = dict(Weights.open(loaded, Path(weights)).tensors()) if given else {}
         with listener:
             result = train(
                 loaded,
@@ -148,17 +155,17 @@ def train_command(
                 out,
                 stages=() if "all" in stages else stages,
                 weights=start,
+                held_out=held_out,
+                beside=beside,
                 resume=resume,
                 force=force,
                 options=Options(**options),
                 listener=listener,
             )
-    except (TrainingError, DataError, CheckpointError, WeightsError) as error:
-        raise click.ClickException(str(error)) from error
     except StoppedError as stopped:
         click.echo(f"{stopped}; saved in {stopped.saved.folder}", err=True)
         click.echo(f"go on with: {_again(sys.argv[1:])}", err=True)
-        ctx.exit(130)
+        ctx.exit(stopped.exit_code)
     _say(result)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from triptych.backends import checkpoint, training
 from triptych.backends.checkpoint import Progress
 from triptych.backends.data import DataError
+from triptych.backends.resources import ResourceError
 from triptych.backends.training import Options, TrainingError, completed, share_done, train
 from triptych.backends.training_stage import StageRun
 from triptych.compiler.pipeline import for_training
@@ -160,6 +161,7 @@ def test_what_a_run_leaves(run):
         "loss.png",
         "metrics.jsonl",
         "report.html",
+        "tokenizer.json",
         "weights.safetensors",
     }
     assert same(load_file(run.result.weights), run.ends["sft"].weights())
@@ -168,6 +170,52 @@ def test_what_a_run_leaves(run):
     report = run.result.report.read_text()
     assert "23,640 trained" in report
     assert "is given up" in report
+
+
+def test_the_report_shows_what_the_model_says_to_held_out_samples(folder, recipe, tmp_path):
+    options = Options(steps=1)
+    held_out = folder / "pictures.json"
+    result = train(
+        recipe,
+        data(folder),
+        tmp_path / "out",
+        stages=["vision"],
+        held_out=held_out,
+        options=options,
+    )
+    report = result.report.read_text()
+    assert "Greedy, on pictures.json, held out." in report
+    assert report.count('<div class="sample">') == 8
+    assert "expected: a " in report
+
+
+def test_a_tokenizer_beside_the_data_is_found_and_kept(folder, tmp_path):
+    (tmp_path / "tiny.vlm").write_text((folder / "tiny.vlm").read_text())
+    moved = load_recipe(str(tmp_path / "tiny.vlm"))
+    first = train(moved, data(folder), tmp_path / "first", options=Options(steps=1))
+    assert (first.folder / "tokenizer.json").read_bytes() == (
+        folder / "tokenizer.json"
+    ).read_bytes()
+    shutil.copytree(folder, tmp_path / "data", ignore=shutil.ignore_patterns("tokenizer.json"))
+    with pytest.raises(ResourceError, match=r"tokenizer\.json"):
+        train(moved, data(tmp_path / "data"), tmp_path / "second")
+    train(
+        moved,
+        data(tmp_path / "data"),
+        tmp_path / "second",
+        beside=[first.folder],
+        options=Options(steps=1),
+    )
+
+
+def test_refuses_to_go_on_with_another_tokenizer(folder, recipe, run, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.copytree(run.out, tmp_path / "out")
+    file = tmp_path / "data" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    changed = load_recipe(str(tmp_path / "data" / "tiny.vlm"))
+    with pytest.raises(TrainingError, match="vocabulary: "):
+        train(changed, data(folder), tmp_path / "out", resume=True)
 
 
 def test_two_runs_give_the_same_bits(folder, recipe, run, tmp_path):
