@@ -145,12 +145,14 @@ def diff(old: Recipe, new: Recipe) -> Difference:
         Part(name, before.get(name, 0), after.get(name, 0), kept.get(name, 0))
         for name in before | after
     )
-    order = {group: number for number, group in enumerate(GROUPS)}
-    unique = dict.fromkeys(edits)
+    # A setting that several operations share is one edit, in the first of the groups it falls into.
+    unique: dict[tuple[str, str | None, str | None], Edit] = {}
+    for edit in sorted(edits, key=lambda edit: GROUPS.index(edit.group)):
+        unique.setdefault((edit.path, edit.old, edit.new), edit)
     return Difference(
         old.name,
         new.name,
-        tuple(sorted(unique, key=lambda edit: order[edit.group])),
+        tuple(unique.values()),
         parts,
         tuple(reusable),
     )
@@ -167,14 +169,22 @@ def _reusable(
 
 def _operations(new: Recipe, before: Graph, after: Graph) -> Iterator[Edit]:
     """Facts of operations that both models have, and modules that only one of them has."""
-    ours = {node.module: node.op for node in before if not isinstance(node.op, Input)}
-    theirs = {node.module: node.op for node in after if not isinstance(node.op, Input)}
+    ours, theirs = _by_module(before), _by_module(after)
     for module in ours | theirs:
         one, other = ours.get(module), theirs.get(module)
         if one is not None and other is not None and type(one) is type(other):
             yield from _facts(new, module.partition(".")[0], one, other)
         elif any(op and op.parameters() for op in (one, other)):
             yield Edit("WEIGHTS", module, _owner(one), _owner(other))
+
+
+def _by_module(graph: Graph) -> dict[str, Operation]:
+    """The operations by name, those that are called more than once under the name of the first."""
+    return {
+        node.module if "@" in node.name else node.name: node.op
+        for node in graph
+        if not isinstance(node.op, Input)
+    }
 
 
 def _facts(new: Recipe, part: str, one: Operation, other: Operation) -> Iterator[Edit]:

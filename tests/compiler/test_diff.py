@@ -123,3 +123,10 @@ def test_what_stays_the_same_is_said(tiny, variant):
         "numerics",
         "stages",
     )
+
+
+def test_the_way_back_has_the_same_edits():
+    small, large = load_recipe("qwen2_vl_2b"), load_recipe("qwen2_vl_7b")
+    there = {(e.group, e.path, e.old, e.new) for e in diff(large, small).edits}
+    back = {(e.group, e.path, e.new, e.old) for e in diff(small, large).edits}
+    assert there == back
