@@ -36,6 +36,12 @@ class BackendError(Exception):
     """A backend cannot do what it was asked; the message says why and what to do."""
 
 
+class MissingError(BackendError):
+    """This machine lacks what a backend needs."""
+
+    exit_code = 2
+
+
 class InputError(ValueError):
     """A method was given tensors that it does not take."""
 
@@ -122,6 +128,20 @@ class Method:
         return found
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor with the strides that its shape gives: compiled code takes no others.
+
+    Dimensions of size 1 count too, unlike in `is_contiguous`: torch.compile guards their strides.
+    """
+    stride, strides = 1, []
+    for size in reversed(tensor.shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    if tensor.stride() == tuple(reversed(strides)):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def _shown(tensor: Tensor) -> str:
     return str(Port(tuple(tensor.shape), tensor.dtype))
 
@@ -143,8 +163,12 @@ class Executable(ABC):
         """
         chosen = self.methods[method]
         sizes = chosen.sizes(inputs, self.limits)
+        taken = {name: _dense(inputs[name]) for name in chosen.inputs}
+        for name in chosen.caches:
+            if taken[name] is not inputs[name]:
+                raise InputError(f"{method}: {name} is a view, and must be updated in place")
         with torch.inference_mode():
-            return self._run(chosen, {name: inputs[name] for name in chosen.inputs}, sizes)
+            return self._run(chosen, taken, sizes)
 
     @abstractmethod
     def _run(

@@ -7,7 +7,7 @@ slot of the cache.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -41,15 +41,22 @@ class Answer:
 class Session:
     """Asks an executable; holds no state between calls but what the executable keeps compiled."""
 
-    def __init__(self, executable: Executable, processor: Processor, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, executable: Executable, processor: Processor, spec: Mapping[str, Any]
+    ) -> None:
         """`spec` is the feed spec of the mode that the executable was made from."""
         self.executable = executable
         self.processor = processor
+        self.spec = spec
         self.sampling = Sampling.from_spec(spec["sampling"])
         self.new: int = spec["limits"]["new"]
         self._methods = executable.methods
         self._towers = [name for name in self._methods if name.startswith("vision_")]
         self._takes_features = "features" in self._methods["prefill"].inputs
+
+    def inputs(self, kind: str) -> list[str]:
+        """The inputs that take media of a kind, `image` or `video`."""
+        return [name for name, given in self.spec["inputs"].items() if given["kind"] == kind]
 
     def chat(
         self,
@@ -65,18 +72,30 @@ class Session:
         the recipe's mode unless they are given. The same seed gives the same answers. InputError
         when a prompt is too long.
         """
+        samples = [self.processor.prompt(turns) for turns in dialogues]
         most = self.executable.limits["batch"].high
         answers: list[Answer] = []
-        for start in range(0, len(dialogues), most):
-            samples = [self.processor.prompt(turns) for turns in dialogues[start : start + most]]
-            numbers = range(start, start + len(samples))
-            chosen: list[list[int]] = [[] for _ in samples]
-            for tokens in self._tokens(samples, new, sampling, seed, numbers):
-                for row, token in zip(chosen, tokens, strict=True):
-                    if token is not None:
-                        row.append(token)
-            answers += [self._answer(s, row) for s, row in zip(samples, chosen, strict=True)]
+        for start in range(0, len(samples), most):
+            some = samples[start : start + most]
+            numbers = range(start, start + len(some))
+            answers += self.answers(some, numbers, new, sampling, seed)
         return answers
+
+    def answers(
+        self,
+        samples: Sequence[Sample],
+        numbers: Sequence[int],
+        new: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """The answers of one batch; each row draws as its number and the seed say."""
+        chosen: list[list[int]] = [[] for _ in samples]
+        for tokens in self._tokens(samples, new, sampling, seed, numbers):
+            for row, token in zip(chosen, tokens, strict=True):
+                if token is not None:
+                    row.append(token)
+        return [self._answer(sample, row) for sample, row in zip(samples, chosen, strict=True)]
 
     def stream(
         self,
@@ -118,6 +137,8 @@ class Session:
         numbers: Sequence[int],
     ) -> Iterator[list[int | None]]:
         """The next token of each row, step by step; None in rows that have ended."""
+        if not samples:
+            return
         new = self.new if new is None else new
         prompts = self._prompts(samples)
         slots = self._slots(prompts.length, new)
@@ -127,14 +148,15 @@ class Session:
         chooser.see(_seen(prompts), logits_BV.shape[-1])
         stops = torch.tensor(self.processor.stops)
         ended_B = torch.zeros(len(samples), dtype=torch.bool)
-        for slot in range(prompts.length, min(prompts.length + new, slots + 1)):
+        end = min(prompts.length + new, slots + 1)
+        for slot in range(prompts.length, end):
             tokens_B = chooser.choose(logits_BV.cpu())
             yield [
-                None if end else token
-                for token, end in zip(tokens_B.tolist(), ended_B.tolist(), strict=True)
+                None if done else token
+                for token, done in zip(tokens_B.tolist(), ended_B.tolist(), strict=True)
             ]
             ended_B |= torch.isin(tokens_B, stops)
-            if ended_B.all() or slot == min(prompts.length + new, slots + 1) - 1:
+            if ended_B.all() or slot + 1 == end:
                 return
             chooser.see(tokens_B[:, None], logits_BV.shape[-1])
             inputs = self.processor.next_inputs(prompts, tokens_B, slot)

@@ -48,7 +48,7 @@ class Inductor:
 
 
 class InductorExecutable(Executable):
-    """One compiled callable a bucket; `graphs` counts what was compiled for each."""
+    """One compiled callable a bucket; `graphs` counts what was compiled, `cache` keeps the code."""
 
     def __init__(self, job: Job, cache: Path) -> None:
         self.methods = job.methods
@@ -56,7 +56,7 @@ class InductorExecutable(Executable):
         self.device = torch.device("cpu")
         self.graphs: Counter[Bucket] = Counter()
         self._modules = job.lowered.methods
-        self._cache = cache
+        self.cache = cache
         self._compiled: dict[Bucket, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {}
 
     @property
@@ -69,7 +69,7 @@ class InductorExecutable(Executable):
     ) -> dict[str, Tensor]:
         fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
         bucket: Bucket = (method.name, tuple(fixed.items()))
-        # The graph is guarded by the form that it was traced in: later calls must be made in it too.
+        # Guards hold the form in which a graph was traced: later calls must be made in it too.
         with lowering(kv_update="scatter"):
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
@@ -78,7 +78,7 @@ class InductorExecutable(Executable):
                 for dim, size in enumerate(port.sizes):
                     if isinstance(size, str) and size not in fixed:
                         torch._dynamo.maybe_mark_dynamic(inputs[name], dim)
-            with code_in(self._cache):
+            with code_in(self.cache):
                 return self._compiled[bucket](inputs)
 
     def _is_fixed(self, name: str, size: int) -> bool:

@@ -37,6 +37,7 @@ class Job:
     """
 
     recipe: str
+    mode: str
     lowered: Lowered
     methods: Mapping[str, Method]
     limits: Mapping[str, Limit]
@@ -56,6 +57,11 @@ class Job:
     def has_weights(self) -> bool:
         """Whether the parameters hold numbers."""
         return all(not tensor.is_meta for tensor in self.lowered.module.state_dict().values())
+
+    @property
+    def tokens(self) -> int:
+        """A bound of ids that every vocabulary row below it has."""
+        return max(token["id"] for token in self.spec["tokens"]["specials"].values()) + 1
 
     @property
     def digest(self) -> str:
@@ -91,7 +97,7 @@ def job(
         weights.fill(lowered.module)
     lowered.module.eval().requires_grad_(False)
     methods = {name: outside(name, method) for name, method in lowered.methods.items()}
-    return Job(recipe.name, lowered, methods, limits(program), resources)
+    return Job(recipe.name, mode, lowered, methods, limits(program), resources)
 
 
 def outside(name: str, method: MethodModule) -> Method:

@@ -8,8 +8,6 @@ import sys
 
 import click
 
-from ..dsl.diagnostics import RecipeError
-
 # Command name -> (file in this folder, one line of help). A command's file is imported when the
 # command is called, so `check`, `fmt`, `plan` and `diff` never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -105,9 +103,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = cli.main(standalone_mode=False)
-    except RecipeError as error:
-        click.echo(error.render(colour=sys.stderr.isatty()), err=True, nl=False)
-        status = 1
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -127,6 +122,10 @@ def main() -> None:
         # An exception of our own speaks to the user; any other is a bug, and its traceback helps.
         if type(error).__module__.partition(".")[0] != __package__.partition(".")[0]:
             raise
-        click.echo(f"error: {error}", err=True)
         status = getattr(error, "exit_code", 1)
+        # A recipe's mistakes show their places; nothing else needs the language to be loaded.
+        if render := getattr(error, "render", None):
+            click.echo(render(colour=sys.stderr.isatty()), err=True, nl=False)
+        else:
+            click.echo(f"error: {error}", err=True)
     sys.exit(status if isinstance(status, int) else 0)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+from triptych.backends.aot import Aot
 from triptych.backends.eager import Eager
 from triptych.backends.generation import Session
 from triptych.backends.job import job
+from triptych.backends.probe import difference, probe
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Attachment, Turn
 from triptych.blocks.input.video import Clip
@@ -24,9 +26,27 @@ def recipe():
     return load_recipe(TINY)
 
 
+def made(recipe, **options):
+    """A job whose random weights say something new with each token: blocks that outweigh the
+    embedding, since the head is tied to it."""
+    tiny = job(recipe, "chat", weights=0, **options)
+    for name, tensor in tiny.lowered.module.state_dict().items():
+        if tensor.dim() > 1 and name != "lm.embed.weight":
+            tensor.mul_(12)
+    return tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Compiled code of the tests stays in the tests' own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_job(recipe):
-    return job(recipe, "chat", weights=0)
+    return made(recipe)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +62,12 @@ def processor(tiny_job):
 @pytest.fixture(scope="session")
 def session(tiny_job, eager, processor):
     return Session(eager, processor, tiny_job.spec)
+
+
+@pytest.fixture(scope="session")
+def artefact(tiny_job, tmp_path_factory):
+    """Compiled once for all tests: it takes most of their time."""
+    return Aot().build(tiny_job, tmp_path_factory.mktemp("aot") / "tiny")
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -65,17 +91,22 @@ def asked(*parts: object, system: str | None = None) -> list[Turn]:
     return [Turn("system", (system,)), *turns] if system else turns
 
 
-def tensors(method, limits, seed: int = 0, **sizes: int) -> dict[str, torch.Tensor]:
-    """Inputs of a method with these sizes, filled with what it could be fed."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = {name: limit.low for name, limit in limits.items()} | sizes
-    made = {}
-    for name, port in method.inputs.items():
-        shape = port.shape(sizes)
-        if port.dtype.is_floating_point:
-            made[name] = torch.randn(shape, generator=generator).to(port.dtype)
-        elif name == "text.tokens":
-            made[name] = torch.randint(0, 1000, shape, generator=generator)
-        else:
-            made[name] = torch.zeros(shape, dtype=port.dtype)
-    return made
+DIALOGUES = (
+    asked("hello there"),
+    asked(picture(100, 60), "what is this?"),
+    asked(clip(6, 60, 60), picture(200, 30, 7), "and these?"),
+    asked(picture(90, 90, 3), picture(56, 120, 4), "compare", system="Be brief."),
+)
+"""Text alone, a picture, a clip with a picture, and two pictures."""
+
+
+def assert_same_methods(job, ours, reference, tolerance: float, **sizes: int) -> None:
+    """Every method yields what the reference yields, its caches included."""
+    for name, method in job.methods.items():
+        given = probe(method, job.limits, job.tokens, **sizes)
+        copy = {feed: tensor.clone() for feed, tensor in given.items()}
+        theirs = reference.run(name, given)
+        found = ours.run(name, copy)
+        assert difference(found, theirs) <= tolerance, name
+        for cache in method.caches:
+            assert difference({cache: copy[cache]}, {cache: given[cache]}) <= tolerance, name

@@ -1,0 +1,72 @@
+"""What `compile` and `run` share: options, and the way from a recipe to a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ..backends.base import Backend
+    from ..backends.job import Job
+    from ..dsl.recipe import Recipe
+
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A training run, a .safetensors file, or a folder of published ones.",
+)
+random_option = click.option(
+    "--random-weights",
+    type=click.IntRange(min=0),
+    metavar="SEED",
+    help="Weights as the recipe declares them, drawn from a seed: to try the machinery.",
+)
+mode_option = click.option("--mode", help="Which mode of the recipe; the first unless given.")
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["f32", "bf16", "f16"]), help="Precision; else the mode's target."
+)
+
+
+def mode_of(recipe: Recipe, wanted: str | None) -> str:
+    """The mode asked for, or the first."""
+    if wanted is None and recipe.modes:
+        return next(iter(recipe.modes))
+    if wanted not in recipe.modes:
+        known = ", ".join(recipe.modes) or "none"
+        raise click.UsageError(f"{recipe.name} has no mode {wanted or ''}; its modes: {known}")
+    return wanted
+
+
+def able(name: str) -> Backend:
+    """The backend of that name; MissingError where this machine lacks what it needs."""
+    from ..backends import backend
+    from ..backends.base import MissingError
+
+    made = backend(name)
+    if missing := made.missing():
+        raise MissingError(str(missing))
+    return made
+
+
+def job_of(
+    recipe: Recipe, mode: str, weights: Path | None, random_weights: int | None, dtype: str | None
+) -> Job:
+    """What to compile, with the weights that were asked for."""
+    from ..backends.job import DTYPES, job
+    from ..backends.resources import resources
+    from ..backends.weights import Weights
+
+    if weights is not None and random_weights is not None:
+        raise click.UsageError("give --weights or --random-weights, not both")
+    # The run that a checkpoint lies in keeps the vocabulary, two folders up.
+    beside = [] if weights is None else [weights, *weights.resolve().parents[:2]]
+    return job(
+        recipe,
+        mode,
+        weights=random_weights if weights is None else Weights.open(recipe, weights),
+        dtype=None if dtype is None else DTYPES[dtype],
+        resources=resources(recipe, *beside),
+    )

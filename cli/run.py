@@ -1,0 +1,227 @@
+"""`triptych run`: ask a recipe or an artefact about pictures, clips and text."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..backends import BACKENDS
+from .executing import (
+    able,
+    dtype_option,
+    job_of,
+    mode_of,
+    mode_option,
+    random_option,
+    weights_option,
+)
+from .output import amend_option
+
+if TYPE_CHECKING:
+    from ..backends.generation import Answer, Session
+    from ..backends.sampling import Sampling
+    from ..blocks.input.sample import Turn
+
+EXAMPLES = """\b
+Examples:
+  triptych run scenes.artefact --image scene.png --prompt "Describe this image."
+  triptych run qwen2_vl_2b --weights Qwen2-VL-2B-Instruct/ --image a.png --prompt "What is this?"
+  triptych run scenes.artefact --batch questions.jsonl > answers.jsonl
+  echo "What is this?" | triptych run scenes.artefact --image scene.png --prompt -
+
+\b
+A batch is a file of the records that `train` reads; each is asked up to its last answer.
+"""
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("run", epilog=EXAMPLES)
+@click.argument("model", metavar="RECIPE|ARTEFACT")
+@click.option("--image", "images", type=FILE, multiple=True, help="A picture. Repeatable.")
+@click.option("--video", "videos", type=FILE, multiple=True, help="A clip. Repeatable.")
+@click.option("--prompt", help="The question; `-` reads it from standard input.")
+@click.option("--system", help="A system message, in place of the layout's own.")
+@click.option("--batch", type=FILE, metavar="FILE", help="Ask every record of a .json or .jsonl.")
+@click.option(
+    "--max-new", "new", type=click.IntRange(min=1), help="Tokens of an answer; else the mode says."
+)
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest token.")
+@click.option("--top-p", type=click.FloatRange(min=0, min_open=True, max=1))
+@click.option("--top-k", type=click.IntRange(min=1))
+@click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@click.option(
+    "--backend", type=click.Choice(list(BACKENDS)), help="For a recipe; eager unless given."
+)
+@weights_option
+@random_option
+@mode_option
+@dtype_option
+@amend_option
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    model: str,
+    images: tuple[Path, ...],
+    videos: tuple[Path, ...],
+    prompt: str | None,
+    system: str | None,
+    batch: Path | None,
+    new: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    repetition_penalty: float | None,
+    seed: int,
+    as_json: bool,
+    **compiling: Any,
+) -> None:
+    """Ask RECIPE|ARTEFACT about pictures, clips and text.
+
+    A recipe is compiled with --backend and needs weights; an artefact has everything inside.
+    """
+    asked = images or videos or prompt is not None or system is not None
+    if bool(batch) == bool(asked):
+        raise click.UsageError("ask with --prompt (and --image, --video), or give a --batch")
+    session = _session(model, compiling)
+    sampling = _sampling(
+        session.sampling,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+    )
+    if batch:
+        ctx.exit(_ask_all(session, batch, new, sampling, seed))
+    text = sys.stdin.read().strip() if prompt == "-" else prompt or ""
+    turns = _turns(session, images, videos, text, system)
+    started = time.perf_counter()
+    if as_json:
+        (answer,) = session.chat([turns], new=new, sampling=sampling, seed=seed)
+        click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+        return
+    answer = _stream(session, turns, new, sampling, seed)
+    if sys.stdout.isatty():
+        seconds = time.perf_counter() - started
+        line = f"{answer.prompt} tokens read, {len(answer.tokens)} written in {seconds:.1f} s"
+        click.secho(line, dim=True, err=True)
+
+
+def _session(model: str, compiling: dict[str, Any]) -> Session:
+    """A session of an artefact; or of a recipe, compiled here."""
+    from ..backends.artefact import MANIFEST, Artefact
+
+    folder = Path(model)
+    if (folder / MANIFEST).exists():
+        given = [name for name, value in compiling.items() if value not in (None, ())]
+        if given:
+            options = ", ".join(
+                f"--{'set' if n == 'amend' else n.replace('_', '-')}" for n in given
+            )
+            raise click.UsageError(f"{options}: decided when the artefact was compiled")
+        return Artefact(folder).session()
+
+    from ..backends.generation import Session
+    from ..blocks.input.processor import Processor
+    from ..dsl.load import load_recipe
+
+    name = compiling.pop("backend") or "eager"
+    recipe = load_recipe(model, amend=compiling.pop("amend"))
+    if compiling["weights"] is None and compiling["random_weights"] is None:
+        published = recipe.weights.from_.repository if recipe.weights else "its training run"
+        raise click.UsageError(
+            f"{recipe.name} needs weights: --weights PATH ({published}), or --random-weights 0"
+        )
+    maker = able(name)
+    mode = mode_of(recipe, compiling.pop("mode"))
+    job = job_of(recipe, mode, **compiling)
+    return Session(maker.compile(job), Processor(job.spec, job.resources), job.spec)
+
+
+def _sampling(default: Sampling, **given: Any) -> Sampling:
+    """The mode's rule with what was asked for instead."""
+    said = {name: value for name, value in given.items() if value is not None}
+    sampling = replace(default, **said)
+    if sampling.temperature == 0 and said.keys() & {"top_p", "top_k"}:
+        raise click.UsageError("--top-p and --top-k draw a token: give a --temperature above 0")
+    return sampling
+
+
+def _turns(
+    session: Session,
+    images: Sequence[Path],
+    videos: Sequence[Path],
+    text: str,
+    system: str | None,
+) -> list[Turn]:
+    """One question: pictures, clips, then the text."""
+    from ..blocks.input.sample import Attachment, Turn
+
+    parts: list[str | Attachment] = []
+    for kind, files in (("image", images), ("video", videos)):
+        inputs = session.inputs(kind)
+        if files and not inputs:
+            raise click.UsageError(f"the model takes no {kind}")
+        parts += [Attachment(inputs[0], file) for file in files]
+    parts += [text] if text else []
+    return [*([Turn("system", (system,))] if system else []), Turn("user", tuple(parts))]
+
+
+def _stream(
+    session: Session, turns: Sequence[Turn], new: int | None, sampling: Sampling, seed: int
+) -> Answer:
+    """Print the answer as it grows."""
+    pieces = session.stream(turns, new=new, sampling=sampling, seed=seed)
+    while True:
+        try:
+            click.echo(next(pieces), nl=False)
+        except StopIteration as end:
+            click.echo()
+            answer: Answer = end.value
+            return answer
+
+
+def _ask_all(session: Session, file: Path, new: int | None, sampling: Sampling, seed: int) -> int:
+    """Print a JSON line for each record, in order; 1 when one of them could not be asked."""
+    from ..backends.data import Records
+
+    records = Records(file)
+    bad = 0
+    most = session.executable.limits["batch"].high
+    for start in range(0, len(records), most):
+        numbers = range(start, min(start + most, len(records)))
+        lines: dict[int, dict[str, Any]] = {}
+        good = []
+        for number in numbers:
+            try:
+                turns = _question(records.read(number).turns)
+                good.append((number, session.processor.prompt(turns)))
+            except ValueError as problem:
+                lines[number] = {"record": number, "error": str(problem)}
+        answers = session.answers([s for _, s in good], [n for n, _ in good], new, sampling, seed)
+        lines |= {
+            number: {"record": number, **asdict(answer)}
+            for (number, _), answer in zip(good, answers, strict=True)
+        }
+        for number in numbers:
+            bad += "error" in lines[number]
+            click.echo(json.dumps(lines[number], ensure_ascii=False))
+    if bad:
+        click.echo(f"{bad} of {len(records)} records could not be asked", err=True)
+    return int(bad > 0)
+
+
+def _question(turns: Sequence[Turn]) -> list[Turn]:
+    """A dialogue without the answer that it ends with."""
+    last = len(turns)
+    while last and turns[last - 1].role == "assistant":
+        last -= 1
+    return list(turns[:last])
