@@ -1,6 +1,6 @@
 """Syntax tree to recipe: every value read by its model, every complaint given its place."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -37,6 +37,7 @@ def check(whole: Whole, findings: Findings) -> Recipe:
     evaluator = Evaluator(whole, findings)
     raws: dict[str, Raw] = {}
     models: dict[str, Model] = {}
+    errors: list[tuple[Part, type[Model], ValidationError]] = []
     for part in whole.parts.values():
         model = _model_of(part, findings)
         if model is None:
@@ -45,12 +46,24 @@ def check(whole: Whole, findings: Findings) -> Recipe:
         try:
             models[part.name] = model.model_validate(raws[part.name])
         except ValidationError as error:
-            _Complaints(part, model, raws[part.name], findings).report(error)
             models[part.name] = _what_is_good(model, raws[part.name], error)
+            errors.append((part, model, error))
+    bad = {given for part, _, wrong in errors for given in _blamed(raws[part.name], wrong)}
+    for part, model, complaint in errors:
+        _Complaints(part, model, raws[part.name], bad, findings).report(complaint)
     facts = _facts(whole, raws)
     check_references(whole, models, facts, findings)
     findings.raise_if_any()
+    assert not errors, "a value that is refused leaves a finding"
     return _recipe(whole, language, models, facts)
+
+
+def _blamed(raw: Raw, error: ValidationError) -> Iterator[Given]:
+    """The settings that are wrong; what refers to them is not to blame."""
+    for details in error.errors(include_url=False):
+        given = raw.get(str(details["loc"][0])) if details["loc"] else None
+        if isinstance(given, Given):
+            yield given
 
 
 def _recipe(whole: Whole, language: int, models: Mapping[str, Model], facts: Facts) -> Recipe:
@@ -227,10 +240,18 @@ def _unknown_setting(part: Part, entry: Entry, known: Mapping[str, object]) -> D
 class _Complaints:
     """Turns what pydantic says about one block into diagnostics."""
 
-    def __init__(self, part: Part, model: type[Model], raw: Raw, findings: Findings) -> None:
+    def __init__(
+        self,
+        part: Part,
+        model: type[Model],
+        raw: Raw,
+        bad: Set[Given],
+        findings: Findings,
+    ) -> None:
         self._part = part
         self._model = model
         self._raw = raw
+        self._bad = bad
         self._findings = findings
 
     def report(self, error: ValidationError) -> None:
@@ -246,6 +267,9 @@ class _Complaints:
         errors = error.errors(include_url=False)
         for details in errors:
             loc = details["loc"]
+            given, _ = self._given(loc)
+            if isinstance(given, Written) and given.rests_on(self._bad):
+                continue
             match details["type"]:
                 case "too_short" if any(other["loc"][:-1] == loc for other in errors):
                     continue  # the members are there, but wrong
@@ -445,7 +469,7 @@ def _child(current: Any, key: str | int) -> Any:
     if isinstance(value, CallValue):
         if isinstance(key, int):
             return value.positional[key] if key < len(value.positional) else None
-        return arguments_by_name(value).get(str(key).removeprefix("?"))
+        return _arguments(value).get(str(key).removeprefix("?"))
     return None
 
 
@@ -454,7 +478,7 @@ def _call_name(given: Given) -> str:
     return value.name if isinstance(value, CallValue) else ""
 
 
-def arguments_by_name(value: CallValue) -> dict[str, Given]:
+def _arguments(value: CallValue) -> dict[str, Given]:
     """The arguments of a call by the fields that they fill."""
     model = CALLS.get(value.name)
     positional = zip(model.positional if model else (), value.positional, strict=False)
@@ -514,13 +538,13 @@ def _value_facts(
         return
     assumed = assumed or given.is_assumed
     value = given.known()
-    kind = "assumed" if assumed else "derived" if given.followed else "given"
+    kind = "assumed" if assumed else "derived" if given.is_derived else "given"
     yield path, given.span, _origin(given.entry, kind, given.span)
-    if isinstance(value, CallValue) and not given.followed:
-        for name, argument in arguments_by_name(value).items():
+    if isinstance(value, CallValue) and not given.is_derived:
+        for name, argument in _arguments(value).items():
             assert isinstance(argument, Written)
             yield from _value_facts(f"{path}.{name}", argument, part, assumed)
-    if isinstance(value, ListValue) and not given.followed:
+    if isinstance(value, ListValue) and not given.is_derived:
         for number, item in enumerate(value.items):
             assert isinstance(item, Written)
             yield from _value_facts(f"{path}[{number}]", item, part, assumed)

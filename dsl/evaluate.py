@@ -1,6 +1,6 @@
 """What a written value is worth, references followed: late, so that a variant's change is seen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import NoReturn
@@ -94,8 +94,8 @@ class Written(Given):
     ) -> None:
         self.node = node
         self.entry = entry
-        self.followed = False
-        """Whether its worth comes from other settings."""
+        self.is_derived = False
+        """Whether its worth comes from other settings, or from arithmetic."""
         self.argument_name: Span | None = None
         """Where the name stands under which it is handed to a call."""
         self._evaluator = evaluator
@@ -103,6 +103,8 @@ class Written(Given):
         self._span = span or node.span
         self._value: Value | None = None
         self._is_bad = False
+        self._rests_on_bad: bool | None = None
+        self._target: Given | None = None
         self._children: dict[int, Written] = {}
 
     @property
@@ -182,7 +184,7 @@ class Written(Given):
             case syntax.Path():
                 return self._path(node)
             case syntax.Binary():
-                self.followed = True
+                self.is_derived = True
         return worth(node, self._number)
 
     def _assumed_content(self) -> "Written | None":
@@ -213,8 +215,10 @@ class Written(Given):
     def _number(self, node: syntax.Value) -> Quantity:
         """The quantity of a path or call inside an arithmetic expression."""
         value = self.inner(node).value()
-        self.followed = True
+        self.is_derived = True
         if not isinstance(value, Quantity):
+            if isinstance(node, syntax.Path) and self._evaluator.takes_number(node, self._home):
+                raise Reported  # by the setting itself, which takes nothing else
             _refuse("V303", "this is not a number", node.span, "arithmetic takes numbers")
         return value
 
@@ -222,8 +226,21 @@ class Written(Given):
         target = self._evaluator.target(node, self._home)
         if target is None:
             return node
-        self.followed = True
+        self.is_derived = True
+        self._target = target
         return target.value()
+
+    def rests_on(self, bad: Set[Given]) -> bool:
+        """Whether its worth comes from one of these; they are the same each time."""
+        if self._rests_on_bad is None:
+            self._rests_on_bad = False  # for values that depend on themselves
+            target = self._target
+            self._rests_on_bad = (
+                target in bad
+                or (isinstance(target, Written) and target.rests_on(bad))
+                or any(child.rests_on(bad) for child in self._children.values())
+            )
+        return self._rests_on_bad
 
 
 def _refuse(code: str, title: str, span: Span, seen: str = "", fix: Fix | None = None) -> NoReturn:
@@ -324,6 +341,16 @@ class Evaluator:
             _refuse("N204", f"`{path}` is not written, so it has no value to refer to", path.span)
         return given
 
+    def takes_number(self, path: syntax.Path, home: str) -> bool:
+        """Whether a path means a setting whose value must be a number."""
+        first, *rest = path.steps
+        part = self.whole.parts.get(home if first.name == "this" else first.name)
+        model = model_of(part) if part else None
+        if model is None or len(rest) != 1:
+            return False
+        field = settings_of(model)[rest[0].name]
+        return any(isinstance(marker, Measure) for marker in field.metadata)
+
     def _astray(
         self, path: syntax.Path, step: syntax.Step, known: Iterable[str], title: str
     ) -> NoReturn:
@@ -358,7 +385,7 @@ class _Following:
         self._stack.append(self._written)
 
     def __exit__(self, *_: object) -> None:
-        self._stack.remove(self._written)
+        self._stack.pop()
 
 
 def _circle(circle: list[Written]) -> Diagnostic:

@@ -239,10 +239,13 @@ def test_independent_mistakes_are_reported_together(load_variant, golden):
     golden.check("errors/several.txt", caught.value.render())
 
 
-def test_a_bad_value_is_reported_once_however_often_it_is_used(load_variant):
+@pytest.mark.parametrize(
+    ("value", "code"), [("28px + 4tok", "V306"), ("28px", "V301"), ("-4", "V305"), ("wide", "V303")]
+)
+def test_a_bad_value_is_reported_once_however_often_it_is_used(load_variant, value, code):
     with pytest.raises(RecipeError) as caught:
-        load_variant("amend encoder vit { width = 28px + 4tok }")  # the merger refers to it
-    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["V306"]
+        load_variant(f"amend encoder vit {{ width = {value} }}")  # the merger refers to it
+    assert [diagnostic.code for diagnostic in caught.value.diagnostics] == [code]
 
 
 def test_a_part_of_unknown_type_causes_nothing_further(load_variant):
