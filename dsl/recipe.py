@@ -423,7 +423,7 @@ class Tiktoken(CallModel):
 
 
 class HfJson(CallModel):
-    """A `tokenizer.json` of the tokenizers library; the path is relative to the recipe."""
+    """A `tokenizer.json` of the tokenizers library, beside the recipe, the data or the weights."""
 
     call: Literal["hf_json"] = "hf_json"
     positional: ClassVar[tuple[str, ...]] = ("path",)
@@ -431,7 +431,7 @@ class HfJson(CallModel):
 
 
 class SentencePiece(CallModel):
-    """A SentencePiece model; the path is relative to the recipe."""
+    """A SentencePiece model, beside the recipe, the data or the weights."""
 
     call: Literal["sentencepiece"] = "sentencepiece"
     positional: ClassVar[tuple[str, ...]] = ("path",)
