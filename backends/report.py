@@ -166,7 +166,10 @@ def curves(metrics: Sequence[Metrics], *, smooth: int = 25) -> bytes:
 
     stages = list(dict.fromkeys(line.stage for line in metrics))
     names = list(dict.fromkeys(name for line in metrics for name in line.losses))
-    figure = Figure(figsize=(max(5.0, 3.4 * len(stages)), 3.2), dpi=110, layout="constrained")
+    width, height = max(5.0, 3.4 * len(stages)), 3.2
+    figure = Figure(figsize=(width, height), dpi=110)
+    # Margins in inches: matplotlib's own layout engines draw everything twice to find them.
+    figure.subplots_adjust(0.6 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.35 / height, 0.2)
     axes = figure.subplots(1, max(1, len(stages)), squeeze=False)[0]
     for axis, stage in zip(axes, stages, strict=False):
         lines = [line for line in metrics if line.stage == stage]
@@ -190,8 +193,8 @@ def curves(metrics: Sequence[Metrics], *, smooth: int = 25) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(path: Path, page: Page) -> None:
-    """Write the page, whole or not at all."""
+def write_report(path: Path, page: Page, picture: bytes) -> None:
+    """Write the page, whole or not at all; `picture` shows the curves."""
     environment = Environment(
         loader=PackageLoader("triptych.backends", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -202,7 +205,7 @@ def write_report(path: Path, page: Page) -> None:
         page=page,
         parts=parts,
         rows=[_row(row, page.metrics) for row in page.stages],
-        curves=curves(page.metrics) if page.metrics else None,
+        curves=picture,
     )
     write_text(path, text)
 

@@ -385,7 +385,8 @@ class _Walk:
         weights, report = self._out / "weights.safetensors", self._out / "report.html"
         checkpoint.write_weights(weights, end.weights())
         metrics, bad = self._metrics.read(), self._bad.read()
-        (self._out / "loss.png").write_bytes(curves(metrics))
+        picture = curves(metrics)
+        (self._out / "loss.png").write_bytes(picture)
         page = self._page(chosen, metrics, bad)
         if self._recipe.modes:
             last = self._recipe.stages[chosen[-1]]
@@ -396,7 +397,7 @@ class _Walk:
                 predictions=predict(self._recipe, weights, source, self._resources, dtype),
                 predicted_from=f"{source.name}, " + ("held out" if shown else "trained on"),
             )
-        write_report(report, page)
+        write_report(report, page, picture)
         return Result(self._out, weights, report, tuple(bad))
 
     def _page(self, chosen: Sequence[str], metrics: list[Metrics], bad: list[Bad]) -> Page:

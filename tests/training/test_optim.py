@@ -98,7 +98,7 @@ def test_loaded_state_continues_bit_equal():
 def test_moves_as_the_optimizer_of_torch_does():
     ours = Optimizer(weights(), **ADAMW)
     theirs = {name: torch.nn.Parameter(weight) for name, weight in weights().items()}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [theirs["fc.weight"]]},
         {"params": [theirs["fc.bias"], theirs["norm.weight"]], "weight_decay": 0.0},
     ]

@@ -102,7 +102,8 @@ class Tags(HTMLParser):
 
 def test_the_page_is_whole_and_stands_alone(tmp_path):
     path = tmp_path / "report.html"
-    write_report(path, page(predictions=[Prediction("What?", "a frog", "a frog", png())]))
+    said = [Prediction("What?", "a frog", "a frog", png())]
+    write_report(path, page(predictions=said), png())
     text = path.read_text()
     tags = Tags()
     tags.feed(text)
@@ -113,7 +114,7 @@ def test_the_page_is_whole_and_stands_alone(tmp_path):
 
 
 def test_the_page_says_what_was_trained_and_what_was_not_begun(tmp_path):
-    write_report(tmp_path / "report.html", page())
+    write_report(tmp_path / "report.html", page(), png())
     text = re.sub(r"\s+", " ", (tmp_path / "report.html").read_text())
     assert "1,200 trained" in text
     assert "3,400 frozen" in text
@@ -124,7 +125,9 @@ def test_the_page_says_what_was_trained_and_what_was_not_begun(tmp_path):
 def test_the_page_escapes_what_the_data_says(tmp_path):
     bad = [Bad("<b>.json", 3, "turn 1 has <script>")]
     said = [Prediction("<image>", "a & b", "<i>")]
-    write_report(tmp_path / "report.html", page(bad=bad, predictions=said, predicted_from="x"))
+    write_report(
+        tmp_path / "report.html", page(bad=bad, predictions=said, predicted_from="x"), png()
+    )
     text = (tmp_path / "report.html").read_text()
     assert "turn 1 has &lt;script&gt;" in text
     assert "<script>" not in text
@@ -133,7 +136,7 @@ def test_the_page_escapes_what_the_data_says(tmp_path):
 
 def test_the_page_names_a_hundred_bad_samples_and_counts_the_rest(tmp_path):
     bad = [Bad("data.json", index, "no picture") for index in range(130)]
-    write_report(tmp_path / "report.html", page(bad=bad))
+    write_report(tmp_path / "report.html", page(bad=bad), png())
     text = (tmp_path / "report.html").read_text()
     assert text.count("no picture") == 100
     assert "and 30 more" in text

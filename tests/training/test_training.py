@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from triptych.backends import checkpoint, training
 from triptych.backends.checkpoint import Progress
-from triptych.backends.data import DataError
+from triptych.backends.data import DataError, open_source
 from triptych.backends.resources import ResourceError
+from triptych.backends.samples import Samples
 from triptych.backends.training import Options, TrainingError, completed, share_done, train
 from triptych.backends.training_stage import StageRun
 from triptych.compiler.pipeline import for_training
@@ -101,8 +102,8 @@ def test_gradients_exist_for_exactly_the_trained_parameters(
     chosen = training.overridden(recipe, Options(precision=precision))
     program, planned = for_training(chosen, name), plan(chosen)[name]
     stage = StageRun(program, planned, start(chosen))
-    samples = training.Samples(program.spec, chosen.stages[name], folder)
-    source = training.open_source(folder / ("chat.jsonl" if name == "sft" else "pictures.json"))
+    samples = Samples(program.spec, chosen.stages[name], folder)
+    source = open_source(folder / ("chat.jsonl" if name == "sft" else "pictures.json"))
     shards = samples.collate([samples.prepare(source.read(index)) for index in range(4)])
     stage.step(shards, rate=0.0)
     live = {id(parameter): key for key, parameter in stage._live.items()}
@@ -146,7 +147,7 @@ def test_the_loss_falls_and_every_objective_is_told(run):
 
 
 def test_rates_follow_the_schedule_of_each_stage(run):
-    rates = {stage: [] for stage in STAGES}
+    rates: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for line, _ in run.heard.metrics:
         rates[line.stage].append(line.rate)
     assert rates["vision"][:3] == pytest.approx([5e-3, 1e-2, 1e-2])
@@ -290,7 +291,8 @@ def test_a_stage_stops_where_it_says(folder, tmp_path, stop, steps, progress):
 def test_the_share_of_a_stage_that_is_done():
     progress = Progress(stage="sft", step=3, position=50, sequences=48, tokens=900)
     for value, unit, share in ((4, "steps", 0.75), (96, "seq", 0.5), (450, "tok", 1.0)):
-        assert share_done(Amount(value=value, unit=unit), progress, epoch=200) == share
+        stop = Amount.model_validate({"value": value, "unit": unit})
+        assert share_done(stop, progress, epoch=200) == share
     assert share_done(Amount(value=2, unit="epochs"), progress, epoch=100) == 0.25
 
 
