@@ -167,7 +167,8 @@ class Executable(ABC):
         for name in chosen.caches:
             if taken[name] is not inputs[name]:
                 raise InputError(f"{method}: {name} is a view, and must be updated in place")
-        with torch.inference_mode():
+        # Not inference mode: its tensors are of another kind, which compiled graphs are guarded on.
+        with torch.no_grad():
             return self._run(chosen, taken, sizes)
 
     @abstractmethod
