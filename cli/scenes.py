@@ -82,6 +82,7 @@ class Kind:
     """One of the files of a data set: which statements, drawn by which hands."""
 
     name: str
+    title: str
     statements: tuple[Statement, ...]
     hands: tuple[str, ...]
 
@@ -94,9 +95,9 @@ KNOWN = tuple(statement for statement in STATEMENTS if not statement.held_out)
 NEW = tuple(statement for statement in STATEMENTS if statement.held_out)
 
 TOLD = "told"
-DRAWN = Kind("drawn", KNOWN, HANDS)
-HELD_OUT = Kind("held_out", NEW, HANDS)
-UNSEEN = Kind("unseen_hand", STATEMENTS, (UNSEEN_HAND,))
+DRAWN = Kind("drawn", "scenes to train on", KNOWN, HANDS)
+HELD_OUT = Kind("held_out", "scenes of new combinations", NEW, HANDS)
+UNSEEN = Kind("unseen_hand", "scenes by an unseen hand", STATEMENTS, (UNSEEN_HAND,))
 
 
 @dataclass(frozen=True, slots=True)
