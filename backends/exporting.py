@@ -6,7 +6,7 @@ copy of the weights serves every method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
-from .base import Limit, Method
+from .base import Limit, Method, Port
 
 TYPICAL = {"batch": 2, "length": 256, "slots": 1024, "features": 256}
 """Sizes that a compiler sees as an example; patches and the rest: 1024. They decide no result, but
@@ -36,44 +36,36 @@ class Functional(nn.Module):
 
 def export(module: nn.Module, method: Method, limits: Mapping[str, Limit]) -> ExportedProgram:
     """The program of a lowered method; torch refuses it if a size is not free within its limits."""
-    return export_function(Functional(module), method, limits, parameters_of(module, method))
-
-
-def export_function(
-    function: nn.Module,
-    method: Method,
-    limits: Mapping[str, Limit],
-    parameters: Mapping[str, tuple[torch.Size, torch.dtype]],
-) -> ExportedProgram:
-    """The program of what takes (parameters, inputs)."""
+    parameters = parameter_ports(module, method)
     with FakeTensorMode():
-        weights = {
-            name: torch.empty(shape, dtype=kind) for name, (shape, kind) in parameters.items()
-        }
-        inputs = {
-            name: torch.empty(port.shape(examples(limits)), dtype=port.dtype)
-            for name, port in method.inputs.items()
-        }
-    dims = dynamic(limits)
-    free = {
-        name: {dim: dims[size] for dim, size in enumerate(port.sizes) if isinstance(size, str)}
-        for name, port in method.inputs.items()
-    }
-    shapes = (dict.fromkeys(weights), free)
-    with torch.no_grad():
-        return torch.export.export(function, (weights, inputs), dynamic_shapes=shapes, strict=False)
+        weights = {name: _empty(port, limits) for name, port in parameters.items()}
+        inputs = {name: _empty(port, limits) for name, port in method.inputs.items()}
+    free = {name: _free(port, limits) for name, port in method.inputs.items()}
+    return _export(Functional(module), (weights, inputs), ({name: {} for name in weights}, free))
 
 
-def parameters_of(module: nn.Module, method: Method) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of what a method uses, in its order."""
+def export_flat(
+    function: nn.Module, ports: Iterable[Port], limits: Mapping[str, Limit]
+) -> ExportedProgram:
+    """The program of what takes tensors one after another."""
+    ports = list(ports)
+    with FakeTensorMode():
+        inputs = tuple(_empty(port, limits) for port in ports)
+    return _export(function, inputs, tuple(_free(port, limits) for port in ports))
+
+
+def parameter_ports(module: nn.Module, method: Method) -> dict[str, Port]:
+    """The parameters that a method uses, in its order."""
     state = module.state_dict()
-    return {name: (state[name].shape, state[name].dtype) for name in method.parameters}
+    return {name: Port(tuple(state[name].shape), state[name].dtype) for name in method.parameters}
 
 
 def dynamic(limits: Mapping[str, Limit]) -> dict[str, Any]:
-    """Each named size as a dimension of torch.export, with its range and its steps."""
+    """Each size that is free as a dimension of torch.export, with its range and its steps."""
     dims: dict[str, Any] = {}
     for name, limit in limits.items():
+        if limit.low == limit.high:
+            continue
         step = limit.multiple
         dim = Dim(name.replace(".", "_"), min=limit.low // step, max=limit.high // step)
         dims[name] = step * dim if step > 1 else dim
@@ -82,9 +74,22 @@ def dynamic(limits: Mapping[str, Limit]) -> dict[str, Any]:
 
 def examples(limits: Mapping[str, Limit]) -> dict[str, int]:
     """An ordinary value of each named size."""
-    return {
-        name: min(limit.high, max(limit.low, TYPICAL.get(name, 1024)))
-        // limit.multiple
-        * limit.multiple
-        for name, limit in limits.items()
-    }
+    found = {}
+    for name, limit in limits.items():
+        size = min(limit.high, max(limit.low, TYPICAL.get(name, 1024)))
+        found[name] = size // limit.multiple * limit.multiple
+    return found
+
+
+def _empty(port: Port, limits: Mapping[str, Limit]) -> Tensor:
+    return torch.empty(port.shape(examples(limits)), dtype=port.dtype)
+
+
+def _free(port: Port, limits: Mapping[str, Limit]) -> dict[int, Any]:
+    dims = dynamic(limits)
+    return {dim: dims[str(size)] for dim, size in enumerate(port.sizes) if size in dims}
+
+
+def _export(function: nn.Module, arguments: tuple[Any, ...], free: Any) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(function, arguments, dynamic_shapes=free, strict=False)

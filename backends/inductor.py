@@ -94,7 +94,7 @@ class InductorExecutable(Executable):
             return compile_fx(graph, example)
 
         # Buckets share the code of `MethodModule.forward`; isolated, none counts against another.
-        compiled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = torch.compile(
+        compiled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = torch.compile(  # type: ignore[call-overload]
             module, backend=counted, fullgraph=True, dynamic=False, isolate_recompiles=True
         )
         return compiled

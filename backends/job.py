@@ -61,7 +61,8 @@ class Job:
     @property
     def tokens(self) -> int:
         """A bound of ids that every vocabulary row below it has."""
-        return max(token["id"] for token in self.spec["tokens"]["specials"].values()) + 1
+        specials = self.spec["tokens"]["specials"].values()
+        return 1 + max(int(token["id"]) for token in specials)
 
     @property
     def digest(self) -> str:

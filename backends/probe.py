@@ -51,8 +51,9 @@ def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> floa
     """The largest difference of any tensor, as a share of the largest number in it."""
     worst = 0.0
     for name, reference in theirs.items():
-        scale = reference.float().abs().max().item() or 1.0
-        worst = max(worst, (ours[name].float() - reference.float()).abs().max().item() / scale)
+        wanted, found = reference.float().cpu(), ours[name].float().cpu()
+        scale = wanted.abs().max().item() or 1.0
+        worst = max(worst, (found - wanted).abs().max().item() / scale)
     return worst
 
 

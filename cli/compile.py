@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,10 @@ from .executing import (
 from .output import amend_option, table
 
 if TYPE_CHECKING:
+    from ..backends.aot import Aot
     from ..backends.artefact import Artefact
     from ..backends.job import Job
+    from ..backends.tensorrt import TensorRT
 
 EXAMPLES = """\b
 Examples:
@@ -51,6 +54,17 @@ An artefact holds machine code. Run only those that you would trust as a program
 @mode_option
 @dtype_option
 @amend_option
+@click.option(
+    "--report-only",
+    is_flag=True,
+    help="With tensorrt: which operators have converters; needs no GPU, and compiles nothing.",
+)
+@click.option(
+    "--converters",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="WHEEL",
+    help="The torch-tensorrt wheel that --report-only reads, unless it is installed.",
+)
 def compile_command(
     recipe: str,
     backend: str | None,
@@ -60,6 +74,8 @@ def compile_command(
     mode: str | None,
     dtype: str | None,
     amend: tuple[str, ...],
+    report_only: bool,
+    converters: Path | None,
 ) -> None:
     """Compile a mode of RECIPE to code that answers without the recipe.
 
@@ -69,6 +85,11 @@ def compile_command(
     loaded = load_recipe(recipe, amend=amend)
     mode = mode_of(loaded, mode)
     backend = backend or loaded.modes[mode].target.call
+    if report_only or converters:
+        if backend != "tensorrt":
+            raise click.UsageError("--report-only and --converters are for --backend tensorrt")
+        _report(job_of(loaded, mode, None, None, dtype), converters)
+        return
     if backend == "eager":
         raise click.UsageError("eager compiles nothing: choose --backend aot, inductor or tensorrt")
     if backend == "inductor" and out:
@@ -90,22 +111,57 @@ def compile_command(
 
 
 def _build(backend: str, job: Job, out: Path) -> Artefact:
-    assert backend == "aot"
-    from ..backends.aot import Aot
-
     if not sys.stderr.isatty():
-        return Aot(lambda step, done, of: click.echo(f"{done:>3}/{of} {step}", err=True)).build(
-            job, out
-        )
+        return _builder(
+            backend, lambda step, done, of: click.echo(f"{done:>3}/{of} {step}", err=True)
+        ).build(job, out)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:>24}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("compile")
-        return Aot(
-            lambda step, done, of: bars.update(bar, description=step, completed=done, total=of)
+        return _builder(
+            backend,
+            lambda step, done, of: bars.update(bar, description=step, completed=done, total=of),
         ).build(job, out)
+
+
+def _builder(backend: str, progress: Callable[[str, int, int], None]) -> Aot | TensorRT:
+    if backend == "aot":
+        from ..backends.aot import Aot
+
+        return Aot(progress)
+    from ..backends.tensorrt import TensorRT
+
+    return TensorRT(progress=progress)
+
+
+def _report(job: Job, wheel: Path | None) -> None:
+    """Say for each method how many of its operators torch-tensorrt lists converters for."""
+    from ..backends.coverage import converters, covered, installed
+    from ..backends.tensorrt import TensorRT, engine_limits, program
+
+    source = wheel or installed()
+    if source is None:
+        raise click.UsageError(
+            "torch-tensorrt is not installed here: give its wheel with --converters "
+            "(pip download --no-deps torch-tensorrt)"
+        )
+    known = converters(source)
+    limits = engine_limits(job.limits, job.spec, TensorRT.batch, TensorRT.slots)
+    found = {name: covered(program(job, name, limits), known) for name in job.methods}
+    table(
+        [
+            (name, str(one.calls), str(one.listed), str(one.conditional))
+            for name, one in found.items()
+        ],
+        ("method", "operators", "listed", "of these, conditional"),
+    )
+    for name, one in found.items():
+        for operator, places in one.unlisted.items():
+            click.echo(f"{name}: {operator} has no converter ({', '.join(places)})")
+    click.echo("listed: a converter is registered; not built, not executed")
 
 
 def _fill_cache(job: Job) -> None:

@@ -69,6 +69,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    /,
     model: str,
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
@@ -117,7 +118,8 @@ def run_command(
 
 def _session(model: str, compiling: dict[str, Any]) -> Session:
     """A session of an artefact; or of a recipe, compiled here."""
-    from ..backends.artefact import MANIFEST, Artefact
+    from ..backends.artefact import Artefact
+    from ..backends.manifest import MANIFEST
 
     folder = Path(model)
     if (folder / MANIFEST).exists():

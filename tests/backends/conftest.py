@@ -81,7 +81,7 @@ def clip(frames: int, width: int, height: int, seed: int = 0) -> Clip:
     return Clip(tuple(picture(width, height, seed + frame) for frame in range(frames)))
 
 
-def asked(*parts: object, system: str | None = None) -> list[Turn]:
+def asked(*parts: str | Image.Image | Clip, system: str | None = None) -> list[Turn]:
     """A dialogue with one question; pictures and clips go to their inputs."""
     inputs = {Image.Image: "image", Clip: "video"}
     said = tuple(

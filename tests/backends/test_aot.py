@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from triptych.backends import artefact as artefacts
-from triptych.backends.aot import PACKAGE, Aot, exported
-from triptych.backends.artefact import MANIFEST, Artefact, ArtefactError, Manifest, Target
+from triptych.backends.aot import Aot, exported
+from triptych.backends.artefact import PACKAGE, Artefact
 from triptych.backends.base import BackendError
 from triptych.backends.job import job
+from triptych.backends.manifest import MANIFEST, ArtefactError, Manifest, Target
+from triptych.backends.packing import compared, writing
 from triptych.backends.sampling import Sampling
 from triptych.dsl.load import load_recipe
 
@@ -183,22 +184,20 @@ def test_a_build_that_fails_leaves_nothing(tiny_job, tmp_path, monkeypatch):
 
 
 def test_code_that_differs_from_eager_is_no_artefact(tiny_job, artefact, monkeypatch):
-    from triptych.backends import aot
-
-    monkeypatch.setattr(aot, "difference", lambda ours, theirs: 0.5)
+    monkeypatch.setattr("triptych.backends.packing.difference", lambda ours, theirs: 0.5)
     with pytest.raises(BackendError, match=r"vision_image differs from eager by 0\.5"):
-        aot.compared(tiny_job, artefact.executable)
+        compared(tiny_job, artefact.executable)
 
 
 def test_other_files_are_not_overwritten(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtefactError, match="holds other files"), artefacts.writing(tmp_path):
+    with pytest.raises(ArtefactError, match="holds other files"), writing(tmp_path):
         pass
     assert (tmp_path / "thesis.txt").exists()
 
 
 def test_an_artefact_is_replaced_in_one_step(copy):
-    with artefacts.writing(copy) as beside:
+    with writing(copy) as beside:
         (beside / MANIFEST).write_text("new")
         assert Artefact(copy)
     assert (copy / MANIFEST).read_text() == "new"
