@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..blocks import operators  # noqa: F401  (compiled code calls triptych's operators)
 from ..blocks.input.processor import Processor
+from ..blocks.operators import segment_attention
 from .base import Executable, Method
 from .generation import Session
 from .manifest import MANIFEST, Manifest, check_fit, verify
@@ -32,6 +32,11 @@ ENGINES = "tensorrt"
 PROGRAMS = "programs"
 WEIGHTS = "weights"
 TOKENIZER = "tokenizer"
+
+# What compiled code calls. A kernel of torch.library.custom_op would do as well, but its first call
+# imports the whole of torch's compiler: seconds, of which an answer takes a tenth.
+_KERNELS = torch.library.Library("triptych", "IMPL")
+_KERNELS.impl("segment_attention", segment_attention, "CPU")
 
 
 class Artefact:
