@@ -24,6 +24,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches_NP: Tensor) -> Tensor:
         """From [N, P] to [N, W], in the dtype of the kernel."""
-        one_frame = patches_NP.shape[1] * self.weight.shape[2] == self.weight[0].numel()
-        kernel = self.weight.sum(2, keepdim=True) if one_frame else self.weight
+        width, _, frames = self.weight.shape[:3]
+        one_frame = patches_NP.shape[1] * frames * width == self.weight.numel()
+        kernel = self.weight.sum(2, keepdim=True) if one_frame and frames > 1 else self.weight
         return embed_patches(patches_NP.to(kernel.dtype), kernel, self.bias)
