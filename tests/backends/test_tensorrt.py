@@ -1,0 +1,164 @@
+"""What is decided before TensorRT is asked: tested without it, and the program against eager."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from triptych.backends import tensorrt
+from triptych.backends.base import BackendError, Limit, Method, Port
+from triptych.backends.coverage import converters, covered
+from triptych.backends.engines import StaleCacheError, require_aliases
+from triptych.backends.probe import difference, probe
+from triptych.backends.tensorrt import TensorRT, engine_limits, profile, settings
+
+CONVERTERS = """
+@dynamo_tensorrt_converter(torch.ops.aten.linear.default, supports_dynamic_shapes=True)
+@dynamo_tensorrt_converter(torch.ops.aten.cat.default, capability_validator=cat_validator)
+def convert(ctx): ...
+"""
+
+
+@pytest.fixture(scope="module")
+def limits(tiny_job):
+    return engine_limits(tiny_job.limits, tiny_job.spec, batch=2, slots=128)
+
+
+def test_without_a_gpu_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    missing = TensorRT().missing()
+    assert missing
+    assert "an NVIDIA GPU that torch can use" in missing.lacks
+    assert "pip install 'triptych[tensorrt]'" in str(missing)
+
+
+def test_an_old_torch_tensorrt_is_missing(monkeypatch):
+    monkeypatch.setattr(tensorrt.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tensorrt.metadata, "version", lambda name: "2.13.0")
+    assert any("this is 2.13.0, which bakes caches in" in line for line in tensorrt.lacking())
+
+
+@pytest.mark.parametrize("name", ["vision_image", "vision_video", "project", "prefill", "decode"])
+def test_a_program_is_the_method(tiny_job, eager, limits, name):
+    """Caches as values, masked attention, tensors one after another: what eager yields."""
+    method = tiny_job.methods[name]
+    made = tensorrt.program(tiny_job, name, limits)
+    given = probe(method, limits, tiny_job.tokens)
+    before = {cache: given[cache].clone() for cache in method.caches}
+    state = tiny_job.lowered.module.state_dict()
+    parameters = [state[one] for one in method.parameters]
+    yielded = made.module()(*parameters, *given.values())
+    for cache, tensor in before.items():
+        assert torch.equal(given[cache], tensor), "the program itself writes nowhere"
+    theirs = eager.run(name, given) | {f"updated.{cache}": given[cache] for cache in before}
+    names = tensorrt.binding_names(method)[1]
+    assert difference(dict(zip(names, yielded, strict=True)), theirs) < 1e-6
+    operators = {str(node.target) for node in made.graph.nodes}
+    assert "triptych.kv_update.default" not in operators
+    assert "triptych.segment_attention.default" not in operators
+
+
+def test_every_cache_is_an_input_and_an_output(tiny_job):
+    inputs, outputs = tensorrt.binding_names(tiny_job.methods["decode"])
+    caches = [name for name in inputs if name.startswith("cache.")]
+    assert len(caches) == 4
+    assert outputs == ("logits", *(f"updated.{name}" for name in caches))
+
+
+def test_profiles_come_from_the_limits(tiny_job, limits):
+    ports = tiny_job.methods["prefill"].inputs
+    tokens = profile(ports["text.tokens"], limits)
+    assert (tokens.least, tokens.usual, tokens.most) == ((2, 2), (2, 256), (2, 448))
+    assert profile(ports["cache.0.k"], limits).static
+    assert profile(Port((3, 4), torch.float32), limits).most == (3, 4)
+
+
+def test_a_tower_is_built_for_its_largest_picture(limits):
+    """64 tokens of 28 x 28 pixels are 256 patches of 14 x 14; a frame of the clip has 16."""
+    assert limits["image.patches"].high == 256
+    assert limits["video.patches"].high == 64
+    assert limits["patches"].high == 256
+
+
+def test_a_cache_outside_the_limits_is_refused(tiny_job):
+    with pytest.raises(BackendError, match="slots 1024 is outside what the mode allows: 32 to 512"):
+        engine_limits(tiny_job.limits, tiny_job.spec, batch=1, slots=1024)
+
+
+def test_a_mask_is_not_taken_for_causal(tmp_path):
+    chosen = settings(torch.bfloat16, tmp_path)
+    assert chosen["attn_bias_is_causal"] is False
+    assert chosen["min_block_size"] == 1
+    assert chosen["require_full_compilation"] is True
+    assert all(
+        chosen[key].startswith(str(tmp_path)) for key in chosen if key.endswith(("dir", "path"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accumulates", "tf32"),
+    [(torch.float32, False, False), (torch.bfloat16, False, True), (torch.float16, True, True)],
+)
+def test_the_precision_is_the_programs(tmp_path, dtype, accumulates, tf32):
+    chosen = settings(dtype, tmp_path)
+    assert (chosen["use_fp32_acc"], not chosen["disable_tf32"]) == (accumulates, tf32)
+
+
+def test_an_engine_that_leaves_a_cache_stale_is_refused():
+    port = Port(("batch", 2, "slots", 16), torch.float32)
+    method = Method("decode", {"cache.0.k": port, "cache.0.v": port}, ("logits",), ())
+    both = {"updated.cache.0.k": "cache.0.k", "updated.cache.0.v": "cache.0.v"}
+    require_aliases(method, both)
+    for aliased in (
+        {},
+        {**both, "updated.cache.0.v": None},
+        {**both, "updated.cache.0.v": "cache.0.k"},
+    ):
+        with pytest.raises(StaleCacheError, match=r"decode would not update .*cache\.0\.v"):
+            require_aliases(method, aliased)
+
+
+def test_converters_are_read_from_source(tmp_path):
+    folder = tmp_path / "torch_tensorrt/dynamo/conversion"
+    folder.mkdir(parents=True)
+    (folder / "aten_ops_converters.py").write_text(CONVERTERS)
+    known = converters(tmp_path)
+    assert known.keys() == {"aten.linear.default", "aten.cat.default"}
+    assert (known["aten.linear.default"].dynamic, known["aten.linear.default"].conditional) == (
+        True,
+        False,
+    )
+    assert (known["aten.cat.default"].dynamic, known["aten.cat.default"].conditional) == (
+        False,
+        True,
+    )
+
+
+def test_what_is_not_listed_is_named(tiny_job, limits, tmp_path):
+    folder = tmp_path / "torch_tensorrt/dynamo/conversion"
+    folder.mkdir(parents=True)
+    (folder / "aten_ops_converters.py").write_text(CONVERTERS)
+    found = covered(tensorrt.program(tiny_job, "project", limits), converters(tmp_path))
+    assert found.listed == 2
+    assert "aten.gelu.default" in found.unlisted or "aten.erf.default" in found.unlisted
+    assert found.calls == found.listed + sum(map(len, found.unlisted.values()))
+
+
+@pytest.mark.gpu
+def test_engines_are_eagers_on_a_gpu(tiny_job, session, tmp_path):
+    """Needs a GPU and torch-tensorrt 2.14: every method, then greedy tokens over several steps."""
+    backend = TensorRT()
+    if missing := backend.missing():
+        pytest.skip(str(missing))
+    from .conftest import DIALOGUES
+
+    artefact = backend.build(tiny_job, tmp_path / "engines")
+    assert {
+        record.state for name, record in artefact.manifest.files.items() if "engine" in name
+    } == {"executed"}
+    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+
+
+def test_limits_are_those_of_one_engine(limits):
+    assert limits["batch"] == Limit(2, 2)
+    assert limits["slots"] == Limit(128, 128)
