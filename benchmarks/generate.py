@@ -80,7 +80,8 @@ def peer_model(recipe: Recipe, ours: Job) -> Any:
             metadata={"format": "pt"},
         )
         (Path(folder) / "config.json").write_text(json.dumps(peer_config(recipe)))
-        return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=ours.dtype).eval()
+        model: Any = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=ours.dtype)
+    return model.eval()
 
 
 def peer_config(recipe: Recipe) -> dict[str, Any]:
@@ -141,7 +142,8 @@ def peer_inputs(processor: Processor, sample: Sample, image_pad: int) -> dict[st
 def timed(answer: Callable[[int], object], new: int, runs: int) -> tuple[float, float]:
     """Seconds to the first token, and for each token after it: medians."""
     answer(2)
-    first, whole = [], []
+    first: list[float] = []
+    whole: list[float] = []
     for _ in range(runs):
         for count, times in ((1, first), (new, whole)):
             started = time.perf_counter()
@@ -167,7 +169,8 @@ def main() -> None:
     recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "chat.target = eager()"])
     work = job(recipe, "chat", weights=0, dtype=DTYPES[options.dtype])
     processor = Processor(work.spec)
-    noise = np.random.default_rng(0).integers(0, 256, (options.pixels, options.pixels, 3), np.uint8)
+    side = options.pixels
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     turns = [Turn("user", (Attachment("image", Image.fromarray(noise)), QUESTION))]
     sample = processor.prompt(turns)
     print(f"{options.size}, {options.dtype}: {sample.length} tokens in, {options.new} out")
@@ -182,15 +185,14 @@ def main() -> None:
         return tokens
 
     base = timed(ask_peer, options.new, options.runs)
-    print(
-        f"{'':<12}{'first token':>12}{'x peer':>8}{'next token':>12}{'x peer':>8}{'compiled in':>13}"
-    )
+    titles = f"{'first token':>12}{'x peer':>8}{'next token':>12}{'x peer':>8}"
+    print(f"{'':<12}{titles}{'compiled in':>13}")
     print(f"{'transformers':<12}{base[0]:>12.4f}{1.0:>8.2f}{base[1]:>12.5f}{1.0:>8.2f}")
     for name in options.backend or ["aot"]:
         started = time.perf_counter()
-        session = Session(backend(name).compile(work), processor, work.spec)
+        asked = Session(backend(name).compile(work), processor, work.spec)
 
-        def ask(new: int, session: Session = session) -> list[int]:
+        def ask(new: int, session: Session = asked) -> list[int]:
             (answer,) = session.answers([sample], [0], new=new)
             return list(answer.tokens)
 

@@ -33,8 +33,8 @@ def test_without_a_gpu_it_says_what_is_missing(monkeypatch):
 
 
 def test_an_old_torch_tensorrt_is_missing(monkeypatch):
-    monkeypatch.setattr(tensorrt.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(tensorrt.metadata, "version", lambda name: "2.13.0")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0")
     assert any("this is 2.13.0, which bakes caches in" in line for line in tensorrt.lacking())
 
 
@@ -111,7 +111,7 @@ def test_an_engine_that_leaves_a_cache_stale_is_refused():
     require_aliases(method, both)
     for aliased in (
         {},
-        {**both, "updated.cache.0.v": None},
+        {**both, "updated.cache.0.v": ""},
         {**both, "updated.cache.0.v": "cache.0.k"},
     ):
         with pytest.raises(StaleCacheError, match=r"decode would not update .*cache\.0\.v"):
