@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ import click
 from PIL import Image
 
 NOUNS = (
-    *("strawberry", "watermelon", "pineapple", "carrot", "lemon", "hamburger", "pizza", "frog"),
-    *("crab", "car", "bicycle", "rocket", "key", "guitar", "star", "heart"),
+    *("frog", "guitar", "key", "pizza", "star", "heart", "pineapple", "bicycle"),
+    *("candle", "cactus", "fish", "moon", "ring", "ladybird", "helicopter", "car"),
 )
+"""Of the 72 things on the sheets, some that the training hands draw alike: where they do not agree,
+nobody could know what another hand will draw."""
 BESIDE, ABOVE = RELATIONS = ("to the left of", "above")
 HANDS = ("noto_v1", "twemoji", "fluent_flat", "fluent", "emojione")
 UNSEEN_HAND = "noto"
@@ -40,6 +42,17 @@ DRIFT = 10
 CELLS = 3
 """Rows and columns of a scene that is told in words; as many as the model has visual tokens."""
 EMPTY = "."
+PLACES = tuple(
+    ((before, one), (after, other))
+    for (before, after), (one, other) in product(
+        combinations(range(CELLS), 2), product(range(CELLS), repeat=2)
+    )
+    if abs(one - other) < after - before
+)
+"""Where two things of a told scene may stand, along the way that its relation means and across it.
+
+They are further apart along than across: the sentence must follow from the scene.
+"""
 
 VOCABULARY = 384
 SPECIALS = (
@@ -169,10 +182,7 @@ def draw(
 def tell(statement: Statement, rng: random.Random) -> str:
     """A scene that the statement describes, told in words, one for each cell, row by row."""
     cells = [[EMPTY] * CELLS for _ in range(CELLS)]
-    before = rng.randrange(CELLS - 1)
-    after = rng.randrange(before + 1, CELLS)
-    for along, noun in zip((before, after), statement.nouns, strict=True):
-        across = rng.randrange(CELLS)
+    for (along, across), noun in zip(rng.choice(PLACES), statement.nouns, strict=True):
         row, column = (across, along) if statement.relation == BESIDE else (along, across)
         cells[row][column] = noun
     return "".join(f" {word}" for row in cells for word in row)
