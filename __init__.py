@@ -48,11 +48,11 @@ def compile(
     """From a recipe to a session that answers: the whole way in one place.
 
     `weights` is where they lie (a run of `train`, a `.safetensors` file, a folder of published
-    ones) or the seed of random ones. `mode` is the recipe's first unless it is named. BackendError
+    ones) or the seed of random ones. `mode` is the recipe's first unless it is named. MissingError
     when this machine lacks what the backend needs, WeightsError when the weights do not fit.
     """
     from .backends import backend as named
-    from .backends.base import BackendError
+    from .backends.base import MissingError
     from .backends.generation import Session
     from .backends.job import job
     from .backends.resources import resources
@@ -61,7 +61,7 @@ def compile(
 
     maker = named(backend)
     if missing := maker.missing():
-        raise BackendError(str(missing))
+        raise MissingError(str(missing))
     beside = [] if isinstance(weights, int) else [weights if weights.is_dir() else weights.parent]
     work = job(
         recipe,
