@@ -7,6 +7,7 @@ graph over them, so that a compiler that traces it sees straight-line tensor cod
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -293,7 +294,9 @@ def initial(name: str, param: ops.Param, seed: int) -> Tensor:
         return torch.ones(param.shape)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-    return torch.randn(param.shape, generator=generator) * param.init.scale
+    fan_in = param.init.kind == "fan_in"
+    scale = math.prod(param.shape[1:]) ** -0.5 if fan_in else param.init.scale
+    return torch.randn(param.shape, generator=generator) * scale
 
 
 def _adapt(tree: Scope, path: str, lora: Lora) -> None:

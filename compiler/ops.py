@@ -29,18 +29,23 @@ class MisfitError(Exception):
 class Init:
     """How a new parameter starts.
 
-    >>> str(Init("normal", 0.02)), str(Init("ones"))
-    ('normal(0.02)', 'ones')
+    `fan_in` draws from a normal distribution whose deviation is 1 / sqrt(numbers that one output is
+    a sum of). At the widths of published models that is near the usual 0.02 (0.017 at 3584), and a
+    narrow one starts with signals as strong as theirs.
+
+    >>> str(Init("normal", 0.02)), str(Init("fan_in"))
+    ('normal(0.02)', 'fan_in')
     """
 
-    kind: Literal["normal", "ones", "zeros"]
+    kind: Literal["fan_in", "normal", "ones", "zeros"]
     scale: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.kind}({self.scale!r})" if self.kind == "normal" else self.kind
 
 
-NORMAL = Init("normal", 0.02)
+FAN_IN = Init("fan_in")
+TABLE = Init("normal", 0.02)
 ONES = Init("ones")
 ZEROS = Init("zeros")
 
@@ -50,7 +55,7 @@ class Param:
     """One parameter: its shape, and how it starts when no checkpoint gives it."""
 
     shape: tuple[int, ...]
-    init: Init = NORMAL
+    init: Init = FAN_IN
 
     @property
     def count(self) -> int:
@@ -269,7 +274,7 @@ class Embed:
 
     def parameters(self) -> Parameters:
         """The table."""
-        return {"weight": Param((self.vocab, self.width))}
+        return {"weight": Param((self.vocab, self.width), TABLE)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def test_scales_start_at_one_and_shifts_at_zero():
     kinds = {name: str(param.init) for name, param in TOWER.parameters().items()}
     assert kinds["0.norm1.weight"] == "ones"
     assert kinds["0.norm1.bias"] == kinds["0.attn.qkv.bias"] == "zeros"
-    assert kinds["1.mlp.fc1.weight"] == "normal(0.02)"
+    assert kinds["1.mlp.fc1.weight"] == "fan_in"
 
 
 def test_a_tied_head_owns_nothing():
