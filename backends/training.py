@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -27,9 +27,11 @@ from ..compiler.graph import Program
 from ..compiler.lower import initial
 from ..compiler.pipeline import for_training
 from ..compiler.plan import Plan, by_part, plan
+from ..compiler.text import text_of_methods
 from ..dsl.diagnostics import nearest
 from ..dsl.recipe import Amount, Constant, Recipe, Stage
-from . import checkpoint
+from . import backend, checkpoint
+from .base import MissingError
 from .checkpoint import Checkpoint, Progress
 from .data import Bad, Mixture, Source, bind, open_source
 from .feed import Ahead, Feed
@@ -39,6 +41,7 @@ from .predictions import predict
 from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
 from .resources import resources
 from .samples import Samples
+from .toolchain import cache_folder, code_in
 from .training_stage import DTYPES, NotFiniteError, StageRun
 
 
@@ -145,10 +148,13 @@ def train(
     A run that was cut off goes on with `resume`; `force` lets it go on although the recipe, the
     options or the data have changed since.
 
-    Raises TrainingError, DataError or CheckpointError with what to do about it, RecipeError when
-    the recipe is wrong, and StoppedError after Ctrl-C.
+    Raises TrainingError, DataError, ResourceError or CheckpointError with what to do about it,
+    RecipeError when the recipe is wrong, and StoppedError after Ctrl-C.
     """
     options = options or Options()
+    missing = backend(options.backend).missing()
+    if missing:
+        raise MissingError(str(missing))
     recipe = overridden(recipe, options)
     chosen = _chosen(recipe, stages)
     drawn = {name: list(stage.data.shares) for name, stage in recipe.stages.items()}
@@ -293,13 +299,14 @@ class _Walk:
         else:
             weights, state = self._entry(name, program)
             progress = Progress(stage=name)
+        compiled = self._options.backend == "inductor"
         run = StageRun(
             program,
             self._plan[name],
             weights,
             device=self._options.device,
             workers=self._options.workers,
-            compiled=self._options.backend == "inductor",
+            compiled=compiled,
         )
         kept = run.optimizer.load(state)
         if own:
@@ -308,6 +315,9 @@ class _Walk:
             torch.manual_seed(_number(stage.seed, name))
             self._announce(name, state, kept)
         self._metrics.cut(name, progress.step)
+        code: AbstractContextManager[None] = nullcontext()
+        if compiled:
+            code = code_in(cache_folder("train", text_of_methods(program.methods)))
         samples = Samples(
             program.spec,
             stage,
@@ -316,7 +326,8 @@ class _Walk:
             device=self._options.device,
         )
         try:
-            return self._steps(name, run, samples, progress, said, last=last)
+            with code:
+                return self._steps(name, run, samples, progress, said, last=last)
         finally:
             run.close()
 

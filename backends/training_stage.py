@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import lower
+from ..compiler.lower import MethodModule, lower
 from ..compiler.plan import StagePlan
 from .gradients import Gradients, Method
 from .optim import Optimizer, clip
@@ -68,12 +68,10 @@ class StageRun:
             factors=plan.coverage.factors,
         )
         self._limit = optim.clip
-        methods: dict[str, Method] = dict(lowered.methods)
-        if compiled:
-            methods = {
-                name: torch.compile(method, fullgraph=True, dynamic=True)
-                for name, method in methods.items()
-            }
+        methods: dict[str, Method] = {
+            name: _Compiled(method) if compiled else method
+            for name, method in lowered.methods.items()
+        }
         self._gradients = Gradients(methods["step"], methods.get("prefix"), self._live, workers)
 
     def step(
@@ -97,3 +95,24 @@ class StageRun:
     def close(self) -> None:
         """Let the workers go."""
         self._gradients.close()
+
+
+class _Compiled:
+    """A method compiled at its first call, as one graph for all sizes that its signature varies."""
+
+    def __init__(self, method: MethodModule) -> None:
+        self._signature = method.signature
+        # Not `dynamic=True`: that takes numbers such as a temperature for variables too, finds out
+        # at the end that they are not, and compiles everything twice.
+        self._run: Method = torch.compile(  # type: ignore[call-overload]  # stubs lack the last one
+            method, fullgraph=True, dynamic=False, isolate_recompiles=True
+        )
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # What the method does not take is left out: it would be guarded as well.
+        taken = {name: inputs[name] for name in self._signature}
+        for name, feed in self._signature.items():
+            for dim, size in enumerate(feed.sizes):
+                if not isinstance(size, int):
+                    torch._dynamo.maybe_mark_dynamic(taken[name], dim)
+        return self._run(taken)
