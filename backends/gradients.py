@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,27 +25,35 @@ class Method(Protocol):
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
-class Gradients:
-    """Losses and gradients of the trained parameters, for one batch after another.
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What one thread computes with; the parameters of several replicas share their memory.
 
     `prefix` is what no trained parameter can change; it runs without autograd and its outputs are
     further inputs of `step`. `step` yields `loss`, and each objective as `loss.NAME`.
+
+    Each thread has parameter objects of its own: two threads that use one leaf can wait for each
+    other for ever, one with the leaf's lock and the other with Python's (seen with torch 2.13).
     """
 
-    def __init__(
-        self, step: Method, prefix: Method | None, trained: Mapping[str, Tensor], workers: int = 1
-    ) -> None:
-        self._step = step
-        self._prefix = prefix
-        self._trained = dict(trained)
+    step: Method
+    prefix: Method | None
+    trained: Mapping[str, Tensor]
+
+
+class Gradients:
+    """Losses and gradients of the trained parameters, for one batch after another."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self._replicas = tuple(replicas)
         self._sums = [
             {
                 name: torch.empty_like(weight, dtype=torch.float32)
-                for name, weight in trained.items()
+                for name, weight in replica.trained.items()
             }
-            for _ in range(workers)
+            for replica in replicas
         ]
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._pool = ThreadPoolExecutor(len(replicas)) if len(replicas) > 1 else None
 
     def of(
         self, shards: Sequence[Mapping[str, Tensor]]
@@ -56,7 +65,7 @@ class Gradients:
         workers = min(len(self._sums), len(shards))
         shares = [shards[worker::workers] for worker in range(workers)]
         run = map if self._pool is None else self._pool.map
-        losses, *others = run(self._share, shares, self._sums)
+        losses, *others = run(_share, self._replicas, shares, self._sums)
         for more in others:
             _add(losses, more)
         total, *parts = self._sums[:workers]
@@ -69,34 +78,6 @@ class Gradients:
         """Let the threads go."""
         if self._pool is not None:
             self._pool.shutdown()
-
-    def _share(
-        self, shards: Sequence[Mapping[str, Tensor]], sums: Mapping[str, Tensor]
-    ) -> dict[str, float]:
-        """Compute one thread's shards, add their gradients up in `sums`, and return the losses."""
-        losses, gradients = self._shard(shards[0])
-        # Copied, not kept: autograd may hand out one tensor twice, or one with strides of 0.
-        for total, gradient in zip(sums.values(), gradients, strict=True):
-            total.copy_(gradient)
-        for shard in shards[1:]:
-            more, gradients = self._shard(shard)
-            _add(losses, more)
-            for total, gradient in zip(sums.values(), gradients, strict=True):
-                total.add_(gradient)
-        return losses
-
-    def _shard(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, float], tuple[Tensor, ...]]:
-        if self._prefix is not None:
-            with torch.no_grad():
-                inputs = {**inputs, **self._prefix(inputs)}
-        outputs = self._step(inputs)
-        gradients = torch.autograd.grad(
-            outputs["loss"],
-            tuple(self._trained.values()),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return {name: value.item() for name, value in outputs.items()}, gradients
 
 
 @contextmanager
@@ -111,6 +92,38 @@ def threads(workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _share(
+    replica: Replica, shards: Sequence[Mapping[str, Tensor]], sums: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Compute one thread's shards, add their gradients up in `sums`, and return the losses."""
+    losses, gradients = _shard(replica, shards[0])
+    # Copied, not kept: autograd may hand out one tensor twice, or one with strides of 0.
+    for total, gradient in zip(sums.values(), gradients, strict=True):
+        total.copy_(gradient)
+    for shard in shards[1:]:
+        more, gradients = _shard(replica, shard)
+        _add(losses, more)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
+            total.add_(gradient)
+    return losses
+
+
+def _shard(
+    replica: Replica, inputs: Mapping[str, Tensor]
+) -> tuple[dict[str, float], tuple[Tensor, ...]]:
+    if replica.prefix is not None:
+        with torch.no_grad():
+            inputs = {**inputs, **replica.prefix(inputs)}
+    outputs = replica.step(inputs)
+    gradients = torch.autograd.grad(
+        outputs["loss"],
+        tuple(replica.trained.values()),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return {name: value.item() for name, value in outputs.items()}, gradients
 
 
 def _add(losses: dict[str, float], more: Mapping[str, float]) -> None:

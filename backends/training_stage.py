@@ -16,7 +16,7 @@ from torch import Tensor
 from ..compiler.graph import Program
 from ..compiler.lower import MethodModule, lower
 from ..compiler.plan import StagePlan
-from .gradients import Gradients, Method
+from .gradients import Gradients, Method, Replica
 from .optim import Optimizer, clip
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -41,23 +41,13 @@ class StageRun:
     ) -> None:
         optim = plan.settings.optim
         dtype = DTYPES[plan.settings.precision]
-        self.lowered = lowered = lower(program, dtype=dtype, device="meta")
-        # Shared with `weights` where dtype and device are the right ones already.
-        lowered.module.load_state_dict(
-            {name: weights[name].to(device, dtype) for name in lowered.module.state_dict()},
-            assign=True,
-        )
-        lowered.module.requires_grad_(False)
-        for path, module in lowered.module.named_modules():
-            if hasattr(module, "checkpoint"):
-                module.checkpoint = any(name.startswith(f"{path}.") for name in plan.recomputed)
-        self._live = {
-            name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
+        self._masters = {
+            name: weights[name].to(device, torch.float32, copy=True) for name in plan.trained
         }
-        self._masters: dict[str, Tensor] = {
-            name: live if live.dtype == torch.float32 else weights[name].float().to(device)
-            for name, live in self._live.items()
-        }
+        self._live = {name: master.to(dtype) for name, master in self._masters.items()}
+        used = {name: self._live.get(name, value) for name, value in weights.items()}
+        used = {name: value.to(device, dtype) for name, value in used.items()}
+        self.replicas = [_replica(program, plan, used, compiled) for _ in range(workers)]
         self.weights = {**weights, **self._masters}
         """Every parameter as it is now: trained ones in float32, others as they were given."""
         self.optimizer = Optimizer(
@@ -68,11 +58,7 @@ class StageRun:
             factors=plan.coverage.factors,
         )
         self._limit = optim.clip
-        methods: dict[str, Method] = {
-            name: _Compiled(method) if compiled else method
-            for name, method in lowered.methods.items()
-        }
-        self._gradients = Gradients(methods["step"], methods.get("prefix"), self._live, workers)
+        self._gradients = Gradients(self.replicas)
 
     def step(
         self, shards: Sequence[Mapping[str, Tensor]], rate: float
@@ -86,15 +72,34 @@ class StageRun:
         if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
             raise NotFiniteError(f"the loss is {losses['loss']}, the norm of its gradient {norm}")
         self.optimizer.step(gradients, rate)
-        with torch.no_grad():
-            for name, master in self._masters.items():
-                if self._live[name] is not master:
-                    self._live[name].copy_(master)
+        for name, master in self._masters.items():
+            if self._live[name] is not master:
+                self._live[name].copy_(master)
         return losses, norm
 
     def close(self) -> None:
         """Let the workers go."""
         self._gradients.close()
+
+
+def _replica(
+    program: Program, plan: StagePlan, weights: Mapping[str, Tensor], compiled: bool
+) -> Replica:
+    """The methods of a stage over parameters of their own, which share the memory of `weights`."""
+    lowered = lower(program, dtype=next(iter(weights.values())).dtype, device="meta")
+    wanted = lowered.module.state_dict()
+    lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+    lowered.module.requires_grad_(False)
+    for path, module in lowered.module.named_modules():
+        if hasattr(module, "checkpoint"):
+            module.checkpoint = any(name.startswith(f"{path}.") for name in plan.recomputed)
+    trained = {
+        name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
+    }
+    methods: dict[str, Method] = {
+        name: _Compiled(method) if compiled else method for name, method in lowered.methods.items()
+    }
+    return Replica(methods["step"], methods.get("prefix"), trained)
 
 
 class _Compiled:

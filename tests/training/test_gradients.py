@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from triptych.backends.gradients import Gradients, threads
+from triptych.backends.gradients import Gradients, Replica, threads
 
 
 class Model:
@@ -19,6 +19,9 @@ class Model:
         self.unused = nn.Parameter(torch.ones(2))
         self.trained = {**dict(self.head.named_parameters()), "unused": self.unused}
         self.grad_in_prefix = None
+
+    def replicas(self, count=1):
+        return [Replica(self.step, self.prefix, self.trained)] * count
 
     def prefix(self, inputs):
         self.grad_in_prefix = torch.is_grad_enabled()
@@ -57,7 +60,7 @@ def expected(model):
 def test_the_cut_does_not_change_the_sum(workers, sizes):
     loss, wanted = expected(Model())
     model = Model()
-    gradients = Gradients(model.step, model.prefix, model.trained, workers)
+    gradients = Gradients(model.replicas(workers))
     losses, found = gradients.of(cut(batch(), *sizes))
     gradients.close()
     assert losses == pytest.approx({"loss": loss, "loss.lm": loss}, rel=1e-6)
@@ -71,7 +74,7 @@ def test_the_cut_does_not_change_the_sum(workers, sizes):
 def test_the_same_cut_gives_the_same_bits(workers):
     def once():
         model = Model()
-        gradients = Gradients(model.step, model.prefix, model.trained, workers)
+        gradients = Gradients(model.replicas(workers))
         found = [gradients.of(cut(batch(), 3, 3, 3, 3))[1] for _ in range(3)][-1]
         gradients.close()
         return found
@@ -82,7 +85,7 @@ def test_the_same_cut_gives_the_same_bits(workers):
 
 def test_the_prefix_runs_without_autograd_and_nothing_else_gets_a_gradient():
     model = Model()
-    Gradients(model.step, model.prefix, model.trained).of([batch()])
+    Gradients(model.replicas()).of([batch()])
     assert model.grad_in_prefix is False
     parameters = [*model.frozen.parameters(), *model.trained.values()]
     assert all(parameter.grad is None for parameter in parameters)
@@ -94,7 +97,7 @@ def test_parameters_that_share_a_gradient_can_be_scaled_apart():
     def step(inputs):
         return {"loss": ((a + b) * inputs["x"]).sum()}
 
-    _, found = Gradients(step, None, {"a": a, "b": b}).of([{"x": torch.arange(3.0)}])
+    _, found = Gradients([Replica(step, None, {"a": a, "b": b})]).of([{"x": torch.arange(3.0)}])
     found["a"].mul_(0.5)
     assert torch.equal(found["b"], torch.arange(3.0))
 
@@ -106,7 +109,7 @@ def test_half_precision_weights_get_full_precision_gradients():
         return {"loss": (weight * inputs["x"].bfloat16()).sum().float()}
 
     shards = [{"x": torch.full((3,), value)} for value in (256.0, 1.0)]
-    _, found = Gradients(step, None, {"weight": weight}).of(shards)
+    _, found = Gradients([Replica(step, None, {"weight": weight})]).of(shards)
     assert torch.equal(found["weight"], torch.full((3,), 257.0))
 
 
