@@ -447,7 +447,7 @@ class _Walk:
             recipe=self._recipe.name,
             settings=said,
             progress=progress,
-            weights=run.weights,
+            weights=run.result() if progress.finished else run.weights,
             optimizer=run.optimizer.state(),
         )
         checkpoint.prune(self._out, self._options.keep)

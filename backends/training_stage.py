@@ -57,6 +57,7 @@ class StageRun:
             weight_decay=optim.weight_decay,
             factors=plan.coverage.factors,
         )
+        self._adapted = program.adapted
         self._limit = optim.clip
         self._gradients = Gradients(self.replicas)
 
@@ -76,6 +77,15 @@ class StageRun:
             if self._live[name] is not master:
                 self._live[name].copy_(master)
         return losses, norm
+
+    def result(self) -> dict[str, Tensor]:
+        """What the stage hands on: its weights, low-rank changes added to their matrices."""
+        merged = dict(self.weights)
+        for name, lora in self._adapted.items():
+            stem = name.removesuffix(".weight")
+            into, out = merged.pop(f"{stem}.lora_a"), merged.pop(f"{stem}.lora_b")
+            merged[name] = merged[name].to(into) + lora.scale * (out @ into)
+        return merged
 
     def close(self) -> None:
         """Let the workers go."""

@@ -438,3 +438,19 @@ def test_threads_never_wait_for_each_other(folder, recipe):
             run.step(shards, rate=0.0)
     run.close()
     assert same(first, start(recipe))
+
+
+def test_a_low_rank_change_is_added_to_its_matrix_at_the_end(folder, tmp_path):
+    chosen = amended(
+        folder,
+        "sft.train = [lora(lm.blocks.attn, rank: 2)]",
+        "sft.freeze = [lm, vit, merger]",
+    )
+    first = start(chosen)
+    result = train(chosen, data(folder), tmp_path / "out", stages=["sft"], weights=first)
+    after = load_file(result.weights)
+    assert after.keys() == first.keys()
+    moved = {name for name in after if not torch.equal(after[name], first[name])}
+    assert moved == set(plan(chosen)["sft"].coverage.adapted)
+    change = after["lm.blocks.0.attn.q.weight"] - first["lm.blocks.0.attn.q.weight"]
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
