@@ -1,0 +1,102 @@
+"""The plain Hugging Face implementation of Qwen2-VL, with the sizes and weights of a recipe."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from triptych.compiler.weights import names
+from triptych.dsl.recipe import Mrope, Recipe
+
+SIZES: dict[str, tuple[str, ...]] = {
+    "tiny": (
+        "vit.depth = 2",
+        "vit.width = 64",
+        "vit.heads = 2",
+        "vit.ffn = 256",
+        "lm.depth = 2",
+        "lm.width = 64",
+        "lm.heads = 4",
+        "lm.kv_heads = 2",
+        "lm.ffn = 256",
+        "lm.pos = mrope([2, 3, 3], theta: 1e6)",
+    ),
+    "small": (
+        "vit.depth = 8",
+        "vit.width = 320",
+        "vit.heads = 4",
+        "vit.ffn = 1280",
+        "lm.depth = 8",
+        "lm.width = 512",
+        "lm.heads = 8",
+        "lm.kv_heads = 2",
+        "lm.ffn = 2048",
+        "lm.pos = mrope([8, 12, 12], theta: 1e6)",
+    ),
+    "2b": (),
+}
+"""Changes to `qwen2_vl_2b` that make it smaller."""
+
+
+def peer_model(recipe: Recipe, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """The transformers model of the recipe's sizes, with the same weights."""
+    from transformers import Qwen2VLForConditionalGeneration
+
+    published = names(recipe).published
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(
+            {published[name]: tensor.contiguous() for name, tensor in weights.items()},
+            Path(folder) / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        (Path(folder) / "config.json").write_text(json.dumps(peer_config(recipe)))
+        model: Any = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    return model.eval()
+
+
+def peer_config(recipe: Recipe) -> dict[str, Any]:
+    """The published form of the configuration."""
+    lm, vit, tokens = recipe.lm, recipe.encoders["vit"], recipe.tokens
+    assert lm and tokens and isinstance(lm.pos, Mrope)
+    ids = {name: token.id for name, token in tokens.specials.items()}
+    return {
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "model_type": "qwen2_vl",
+        "vocab_size": lm.vocab,
+        "hidden_size": lm.width,
+        "intermediate_size": lm.ffn,
+        "num_hidden_layers": lm.depth,
+        "num_attention_heads": lm.heads,
+        "num_key_value_heads": lm.kv_heads,
+        "hidden_act": lm.act,
+        "max_position_embeddings": lm.context,
+        "rms_norm_eps": lm.norm.eps,
+        "rope_theta": lm.pos.theta,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(lm.pos.sections)},
+        "tie_word_embeddings": lm.tied,
+        "bos_token_id": ids["endoftext"],
+        "eos_token_id": ids["im_end"],
+        "image_token_id": ids["image_pad"],
+        "video_token_id": ids["video_pad"],
+        "vision_start_token_id": ids["vision_start"],
+        "vision_end_token_id": ids["vision_end"],
+        "vision_config": {
+            "depth": vit.depth,
+            "embed_dim": vit.width,
+            "hidden_size": lm.width,
+            "hidden_act": vit.act,
+            "mlp_ratio": vit.ffn // vit.width,
+            "num_heads": vit.heads,
+            "in_channels": 3,
+            "patch_size": vit.patch,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": vit.frames_per_patch,
+        },
+    }

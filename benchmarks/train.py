@@ -1,0 +1,156 @@
+"""A training step against the plain Hugging Face implementation: same sizes, weights and batch.
+
+Both take the same batch of pictures with questions and answers, compute the loss over the answers,
+the gradients of what the stage trains, clip them and move the weights by AdamW. The first losses
+are compared; printed are medians of a step in seconds and their ratio to the peer's, taken in turn.
+
+Needs the extra `benchmarks` (transformers), and g++ for `--backend inductor`. `tiny` and `small`
+run anywhere in a minute or two. A quiet machine: what else runs shows up in both columns.
+
+    python benchmarks/train.py --size small --stage sft --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from triptych.backends.data import Example
+from triptych.backends.gradients import threads
+from triptych.backends.optim import decays
+from triptych.backends.samples import Samples
+from triptych.backends.training import Options, completed, overridden
+from triptych.backends.training_stage import StageRun
+from triptych.benchmarks.peer import SIZES, peer_model
+from triptych.blocks.input.sample import Attachment, Sample, Turn
+from triptych.compiler.pipeline import for_training
+from triptych.compiler.plan import StagePlan, plan
+from triptych.dsl.load import load_recipe
+from triptych.dsl.recipe import AdamW
+
+RATE = 1e-4
+
+
+def examples(count: int, pixels: int) -> list[Example]:
+    """Pictures of noise with a question and an answer."""
+    noise = np.random.default_rng(0).integers(0, 256, (count, pixels, pixels, 3), np.uint8)
+    return [
+        Example(
+            (
+                Turn("user", (Attachment("image", Image.fromarray(one)), "What is to be seen?")),
+                Turn("assistant", ("Nothing but noise, in every colour there is, without end.",)),
+            )
+        )
+        for one in noise
+    ]
+
+
+def peer_batch(samples: list[Sample], shard: dict[str, Tensor], image_pad: int) -> dict[str, Any]:
+    """What the peer is fed: the same tokens and pixels, every frame of a patch written out."""
+    ids = torch.stack([torch.from_numpy(sample.ids) for sample in samples])
+    scored = torch.stack([torch.from_numpy(sample.supervised) for sample in samples])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids.masked_fill(~scored, -100),
+        "pixel_values": shard["image.patches"]
+        .unflatten(1, (3, 1, -1))
+        .expand(-1, -1, 2, -1)
+        .flatten(1),
+        "image_grid_thw": torch.tensor([list(seen.grid) for s in samples for seen in s.media]),
+        "mm_token_type_ids": (ids == image_pad).int(),
+    }
+
+
+def peer_step(model: Any, planned: StagePlan, batch: dict[str, Any]) -> Callable[[], float]:
+    """A step as a plain training loop has it."""
+    model.train()
+    if not any(name.startswith("vit.") for name in planned.trained):
+        model.model.visual.requires_grad_(False)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    rule: AdamW = planned.settings.optim
+    groups = [
+        {"params": [one for one in trained if decays(one)], "weight_decay": rule.weight_decay},
+        {"params": [one for one in trained if not decays(one)], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=RATE, betas=rule.betas, eps=rule.eps, fused=True)
+
+    def step() -> float:
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, rule.clip or float("inf"))
+        adamw.step()
+        adamw.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+def main() -> None:
+    """Print the two steps and their ratio."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--stage", choices=["joint", "sft"], default="joint")
+    parser.add_argument("--backend", choices=["eager", "inductor"], default="eager")
+    parser.add_argument("--workers", type=int, default=1, help="threads that share a batch")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--pixels", type=int, default=224, help="sides of the pictures")
+    parser.add_argument("--steps", type=int, default=5, help="steps a figure")
+    options = parser.parse_args()
+
+    recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "joint.layout = chatml"])
+    recipe = overridden(recipe, Options(precision="f32", batch=options.batch))
+    planned = plan(recipe)[options.stage]
+    program = for_training(recipe, options.stage, media=["image"])
+    weights = completed({}, program, seed=0)
+    peer = peer_model(recipe, weights, torch.float32)
+
+    stage = recipe.stages[options.stage].model_copy(update={"pack": None})
+    samples = Samples(program.spec, stage, workers=options.workers)
+    ready = [samples.prepare(example) for example in examples(options.batch, options.pixels)]
+    shards = samples.collate(ready)
+    whole = samples.processor.train_batch([[sample] for sample in ready])
+    pad = program.spec["tokens"]["specials"]["image_pad"]["id"]
+    theirs = peer_step(peer, planned, peer_batch(ready, whole, pad))
+    compiled = options.backend == "inductor"
+    run = StageRun(program, planned, weights, workers=options.workers, compiled=compiled)
+
+    def ours() -> float:
+        with threads(options.workers):
+            return run.step(shards, RATE)[0]["loss"]
+
+    first = ours(), theirs()
+    seconds: dict[str, list[float]] = {"transformers": [], "triptych": []}
+    for _ in range(options.steps):
+        for name, step in (("transformers", theirs), ("triptych", ours)):
+            started = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - started)
+    run.close()
+
+    title = f"{options.size}, {options.stage}, {options.backend}, workers {options.workers}"
+    print(
+        f"{title}: {options.batch} x {ready[0].length} tokens; {len(planned.trained)} tensors learn"
+    )
+    print(f"first loss: triptych {first[0]:.6f}, transformers {first[1]:.6f}")
+    base = statistics.median(seconds["transformers"])
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        print(f"{name:<14}{middle:>10.4f} s a step{middle / base:>8.2f} x peer")
+
+
+if __name__ == "__main__":
+    main()
