@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -255,7 +256,8 @@ def test_recomputing_activations_gives_the_same_bits(folder, run, tmp_path):
     chosen = amended(folder, "joint.checkpoint = [vit.blocks[0..0], lm.blocks]")
     planned = plan(chosen)["joint"]
     stage = StageRun(for_training(chosen, "joint"), planned, start(chosen))
-    modules = dict(stage.replicas[0].step.named_modules())
+    step: Any = stage.replicas[0].step
+    modules = dict(step.named_modules())
     assert modules["vit.blocks.0"].checkpoint
     assert not modules["vit.blocks.1"].checkpoint
     assert modules["lm.blocks.1"].checkpoint
