@@ -118,7 +118,7 @@ class Counts:
     """How many scenes of each kind a data set holds."""
 
     told: int = 16_000
-    drawn: int = 60_000
+    drawn: int = 40_000
     tests: int = 500
     """Of each of the two kinds that are kept for testing."""
 
