@@ -155,3 +155,15 @@ def test_each_thing_is_one_token_and_the_special_ones_are_the_recipes(data_set):
     specials = {special.text: special.id for special in recipe.tokens.specials.values()}
     assert specials == {text: id for id, text in enumerate(SPECIALS)}
     assert tokenizer.get_vocab_size() <= recipe.lm.vocab
+
+
+def test_the_control_is_shown_as_many_pictures_as_all_stages():
+    shown = {
+        name: sum(
+            stage.stop.value * stage.batch
+            for stage in load_recipe(name).stages.values()
+            if "drawn" in stage.data.shares
+        )
+        for name in ("scenes", "scenes_unstaged")
+    }
+    assert shown["scenes"] == shown["scenes_unstaged"]
