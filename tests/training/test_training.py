@@ -249,7 +249,8 @@ def test_accumulation_does_not_change_the_step(folder, tmp_path):
 
     whole, parts = after(1), after(4)
     for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, atol=1e-5, rtol=1e-4)
+        # Adam divides by the size of the gradient: where that is next to 0, rounding shows.
+        torch.testing.assert_close(parts[name], weight, atol=2e-4, rtol=1e-3)
 
 
 def test_recomputing_activations_gives_the_same_bits(folder, run, tmp_path):
