@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ class Aot:
             self.progress(name, done, steps)
             done += 1
 
-        with writing(folder) as beside:
+        with writing(folder) as beside, warnings.catch_warnings():
+            # torch warns of its own internals here, which is nothing that a user could mend.
+            warnings.simplefilter("ignore", FutureWarning)
             files: dict[str, list[Any]] = {}
             programs: dict[str, str] = {}
             for name in job.methods:
