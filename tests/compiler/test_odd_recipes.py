@@ -13,9 +13,11 @@ from triptych.dsl.diagnostics import RecipeError
 from triptych.dsl.load import load_recipe
 
 NUMBERS = (1, 2, 3, 4, 7, 14, 16, 28, 96, 1000)
-SELECTORS = ("vit", "merger", "lm", "lm.blocks", "lm.head", "lm.embed", "vit.blocks[0..3]")
-SELECTORS += ("vit.blocks[30..40]", "lm.blocks.attn", "vit.patch_embed", "lora(lm.blocks, rank: 2)")
-SELECTORS += ("lr(merger, 0.1)",)
+SELECTORS = (
+    *("vit", "merger", "lm", "lm.blocks", "lm.head", "lm.embed", "vit.blocks[0..3]"),
+    *("vit.blocks[30..40]", "lm.blocks.attn", "vit.patch_embed", "lora(lm.blocks, rank: 2)"),
+    "lr(merger, 0.1)",
+)
 SETTINGS = (
     "lm.width={n}",
     "lm.heads={n}",
