@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..blocks.input.processor import Processor
-from ..blocks.operators import segment_attention
+from ..blocks.operators import attend_segments
 from .base import Executable, Method
 from .generation import Session
 from .manifest import MANIFEST, Manifest, check_fit, verify
@@ -36,7 +36,7 @@ TOKENIZER = "tokenizer"
 # What compiled code calls. A kernel of torch.library.custom_op would do as well, but its first call
 # imports the whole of torch's compiler: seconds, of which an answer takes a tenth.
 _KERNELS = torch.library.Library("triptych", "IMPL")
-_KERNELS.impl("segment_attention", segment_attention, "CPU")
+_KERNELS.impl("segment_attention", attend_segments, "CPU")
 
 
 class Artefact:

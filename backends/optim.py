@@ -21,7 +21,7 @@ class Schedule:
     `t = (step - warmup) / (steps - warmup)`.
 
     >>> half = Schedule("linear", peak=1.0, warmup=2)
-    >>> [half.rate(step, step / 6, warm=2 / 6) for step in range(6)]
+    >>> [round(half.rate(step, step / 6, warm=2 / 6), 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
 

@@ -28,6 +28,10 @@ def probe(
         shape = port.shape(sizes)
         place_N = torch.arange(shape[-1])
         match name.rpartition(".")[2]:
+            case "cos" | "sin" as half:
+                # One angle for both: what is no rotation would blow queries and keys up.
+                angle = torch.arange(shape[-2])[:, None] * 0.1 * (1 + place_N % (shape[-1] // 2))
+                made[name] = getattr(angle, half)().expand(shape).contiguous().to(port.dtype)
             case _ if port.dtype.is_floating_point:
                 made[name] = torch.randn(shape, generator=generator).to(port.dtype)
             case "tokens":

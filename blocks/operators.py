@@ -73,6 +73,11 @@ def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
         return _masked_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
     if torch.compiler.is_compiling():
         return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+    return attend_segments(q_NHD, k_NHD, v_NHD, segment_id_N)
+
+
+def attend_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+    """What the operator `triptych::segment_attention` computes, whoever calls it; never itself."""
     return _by_segments(functional.scaled_dot_product_attention, q_NHD, k_NHD, v_NHD, segment_id_N)
 
 
@@ -174,7 +179,7 @@ def _batched(x_NHD: Tensor, rows: slice, length: int) -> Tensor:
 
 @torch.library.custom_op("triptych::segment_attention", mutates_args=())
 def _segment_attention(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
-    return _by_segments(functional.scaled_dot_product_attention, q, k, v, segment_id)
+    return attend_segments(q, k, v, segment_id)
 
 
 @_segment_attention.register_fake
