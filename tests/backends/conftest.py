@@ -32,7 +32,7 @@ def made(recipe, **options):
     tiny = job(recipe, "chat", weights=0, **options)
     for name, tensor in tiny.lowered.module.state_dict().items():
         if tensor.dim() > 1 and name != "lm.embed.weight":
-            tensor.mul_(12)
+            tensor.mul_(2)
     return tiny
 
 
