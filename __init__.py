@@ -51,24 +51,13 @@ def compile(
     ones) or the seed of random ones. `mode` is the recipe's first unless it is named. MissingError
     when this machine lacks what the backend needs, WeightsError when the weights do not fit.
     """
-    from .backends import backend as named
-    from .backends.base import MissingError
+    from .backends import able
     from .backends.generation import Session
-    from .backends.job import job
-    from .backends.resources import resources
-    from .backends.weights import Weights
+    from .backends.job import job_from
     from .blocks.input.processor import Processor
 
-    maker = named(backend)
-    if missing := maker.missing():
-        raise MissingError(str(missing))
-    beside = [] if isinstance(weights, int) else [weights if weights.is_dir() else weights.parent]
-    work = job(
-        recipe,
-        mode or next(iter(recipe.modes)),
-        weights=weights if isinstance(weights, int) else Weights.open(recipe, weights),
-        resources=resources(recipe, *beside),
-    )
+    maker = able(backend)
+    work = job_from(recipe, mode or next(iter(recipe.modes)), weights)
     return Session(maker.compile(work), Processor(work.spec, work.resources), work.spec)
 
 

@@ -23,3 +23,13 @@ def backend(name: str) -> Backend:
     file, kind = BACKENDS[name]
     made: Backend = getattr(importlib.import_module(f".{file}", __package__), kind)()
     return made
+
+
+def able(name: str) -> Backend:
+    """The same; MissingError where this machine lacks what the backend needs."""
+    from .base import MissingError
+
+    made = backend(name)
+    if missing := made.missing():
+        raise MissingError(str(missing))
+    return made

@@ -18,6 +18,7 @@ from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
+from .resources import resources as resources_of
 from .weights import Weights
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -99,6 +100,21 @@ def job(
     lowered.module.eval().requires_grad_(False)
     methods = {name: outside(name, method) for name, method in lowered.methods.items()}
     return Job(recipe.name, mode, lowered, methods, limits(program), resources)
+
+
+def job_from(
+    recipe: Recipe, mode: str, source: Path | int | None, dtype: torch.dtype | None = None
+) -> Job:
+    """As `job`, from where weights lie (or from a seed, or without any).
+
+    The vocabulary is looked for beside the weights too: the run that a checkpoint lies in keeps it,
+    two folders up. ResourceError when it is nowhere.
+    """
+    if not isinstance(source, Path):
+        return job(recipe, mode, weights=source, dtype=dtype, resources=resources_of(recipe))
+    beside = [source, *source.resolve().parents[:2]]
+    weights = Weights.open(recipe, source)
+    return job(recipe, mode, weights=weights, dtype=dtype, resources=resources_of(recipe, *beside))
 
 
 def outside(name: str, method: MethodModule) -> Method:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..backends import BACKENDS
+from ..backends import BACKENDS, able
 from ..dsl.load import load_recipe
 from .executing import (
-    able,
     dtype_option,
     job_of,
     mode_of,

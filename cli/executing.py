@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend
     from ..backends.job import Job
     from ..dsl.recipe import Recipe
 
@@ -40,33 +39,13 @@ def mode_of(recipe: Recipe, wanted: str | None) -> str:
     return wanted
 
 
-def able(name: str) -> Backend:
-    """The backend of that name; MissingError where this machine lacks what it needs."""
-    from ..backends import backend
-    from ..backends.base import MissingError
-
-    made = backend(name)
-    if missing := made.missing():
-        raise MissingError(str(missing))
-    return made
-
-
 def job_of(
     recipe: Recipe, mode: str, weights: Path | None, random_weights: int | None, dtype: str | None
 ) -> Job:
     """What to compile, with the weights that were asked for."""
-    from ..backends.job import DTYPES, job
-    from ..backends.resources import resources
-    from ..backends.weights import Weights
+    from ..backends.job import DTYPES, job_from
 
     if weights is not None and random_weights is not None:
         raise click.UsageError("give --weights or --random-weights, not both")
-    # The run that a checkpoint lies in keeps the vocabulary, two folders up.
-    beside = [] if weights is None else [weights, *weights.resolve().parents[:2]]
-    return job(
-        recipe,
-        mode,
-        weights=random_weights if weights is None else Weights.open(recipe, weights),
-        dtype=None if dtype is None else DTYPES[dtype],
-        resources=resources(recipe, *beside),
-    )
+    source = random_weights if weights is None else weights
+    return job_from(recipe, mode, source, None if dtype is None else DTYPES[dtype])

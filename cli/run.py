@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..backends import BACKENDS
+from ..backends import BACKENDS, able
 from .executing import (
-    able,
     dtype_option,
     job_of,
     mode_of,

@@ -90,5 +90,5 @@ def test_commands_import_torch_inside_functions_only(path):
         if top and kind == "third":
             assert not module.startswith(heavy), module
         if top and kind == "ours":
-            light = module in ("backends.BACKENDS", "backends.backend")
+            light = module in ("backends.BACKENDS", "backends.able")
             assert light or not module.startswith(("backends", "compiler.lower")), module
