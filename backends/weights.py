@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,17 +31,24 @@ class Weights:
     places: Mapping[str, tuple[Path, str]]
 
     @classmethod
-    def open(cls, recipe: Recipe, source: Path) -> Weights:
+    def open(cls, recipe: Recipe, source: Path, parts: Collection[str] | None = None) -> Weights:
         """The weights of a recipe in a training run, a file, or a folder of published files.
 
-        Tensors may have our names or the published ones. WeightsError names every parameter that
-        has no tensor, every tensor that has no place, and every shape that differs.
+        With `parts`, only the parameters of these parts are looked for. Tensors may have our names
+        or the published ones. WeightsError names every parameter that has no tensor, every tensor
+        that has no place, and every shape that differs.
         """
         found = {name: (file, shape) for file in _files(source) for name, shape in _shapes(file)}
         wanted = {name: param.shape for name, param in build(recipe).parameters().items()}
+        if parts is not None:
+            wanted = {name: shape for name, shape in wanted.items() if name.split(".")[0] in parts}
         published = names(recipe)
         ours = {name: name for name in wanted}
-        map_ = ours if any(name in found for name in ours) else dict(published.published)
+        map_ = (
+            ours
+            if any(name in found for name in ours)
+            else {name: published.published[name] for name in wanted}
+        )
         problems = [
             *_missing(map_, found),
             *_homeless(map_, found, published.reason_to_ignore),

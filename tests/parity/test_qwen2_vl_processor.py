@@ -17,6 +17,7 @@ from triptych.blocks.input.sample import Attachment, Turn
 from triptych.blocks.input.video import Clip
 from triptych.compiler.pipeline import for_inference
 from triptych.dsl.load import load_recipe
+from triptych.tests.parity.qwen2_vl import processor_cases, prompts_cases
 
 BASE = "qwen2_vl_7b"
 
@@ -71,52 +72,54 @@ def picture(case, file):
     return Attachment("image", case.folder / file)
 
 
-def test_pixels_are_those_of_the_official_processor_bit_for_bit(processor_case):
-    config = processor_case.config
+@processor_cases
+def test_pixels_are_those_of_the_official_processor_bit_for_bit(case):
+    config = case.config
     for file, facts in config["images"].items():
         given = media_input(config, "image", facts)
-        seen = given.see(picture(processor_case, file))
+        seen = given.see(picture(case, file))
         assert list(seen.frames.shape[1:3]) == facts["resized_hw"]
         assert list(seen.grid) == facts["grid_thw"]
         assert given.tokens(seen) == facts["merged_tokens"]
-        check_pixels(processor_case, file.partition("_")[0], given, [seen])
+        check_pixels(case, file.partition("_")[0], given, [seen])
 
 
-def test_transparency_is_blended_onto_white_where_the_recipe_says_so(processor_case):
-    config = processor_case.config
-    keys = {name.partition(".")[0] for name in processor_case.expected if ".v523." in name}
+@processor_cases
+def test_transparency_is_blended_onto_white_where_the_recipe_says_so(case):
+    config = case.config
+    keys = {name.partition(".")[0] for name in case.expected if ".v523." in name}
     for file, facts in config["images"].items():
         if (key := file.partition("_")[0]) in keys:
             given = media_input(config, "image", facts, alpha="white")
-            seen = given.see(picture(processor_case, file))
-            check_pixels(processor_case, f"{key}.v523", given, [seen])
+            seen = given.see(picture(case, file))
+            check_pixels(case, f"{key}.v523", given, [seen])
 
 
-def test_several_pictures_are_packed_one_after_another(processor_case):
-    config = processor_case.config
-    for name, expected in processor_case.expected.items():
+@processor_cases
+def test_several_pictures_are_packed_one_after_another(case):
+    config = case.config
+    for name, expected in case.expected.items():
         keys, _, what = name.partition(".")
         if len(keys) < 2 or what != "image_grid_thw":
             continue
         files = [next(file for file in config["images"] if file[0] == key) for key in keys]
         given = media_input(config, "image", config["images"][files[0]])
-        media = [given.see(picture(processor_case, file)) for file in files]
+        media = [given.see(picture(case, file)) for file in files]
         assert torch.equal(torch.tensor([seen.grid for seen in media]), expected)
         single = [given.feed([seen])["image.patches"] for seen in media]
         assert torch.equal(given.feed(media)["image.patches"], torch.cat(single))
 
 
-def test_clips_are_those_of_the_official_processor_bit_for_bit(processor_case):
-    facts = processor_case.config.get("video")
+@processor_cases
+def test_clips_are_those_of_the_official_processor_bit_for_bit(case):
+    facts = case.config.get("video")
     if facts is None:
         pytest.skip("the case has no clip")
-    (name,) = processor_case.inputs
-    frames = processor_case.inputs[name].numpy()
-    given = media_input(processor_case.config, "video", facts)
+    (name,) = case.inputs
+    frames = case.inputs[name].numpy()
+    given = media_input(case.config, "video", facts)
     clip = Clip(tuple(Image.fromarray(frame) for frame in frames))
-    check_pixels(
-        processor_case, name.partition(".")[0], given, [given.see(Attachment("video", clip))]
-    )
+    check_pixels(case, name.partition(".")[0], given, [given.see(Attachment("video", clip))])
 
 
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\n|\Z)", re.DOTALL)
@@ -150,12 +153,13 @@ def coded(ids):
     return [[int(id), len(list(group))] for id, group in groupby(ids)]
 
 
-def test_prompts_are_those_of_the_official_template_token_for_token(prompts_case):
+@prompts_cases
+def test_prompts_are_those_of_the_official_template_token_for_token(case):
     budget = "native(multiple: 2 * vit.patch, budget: 1tok..16384tok)"
     amend = [f"image.resize = {budget}", f"video.resize = {budget}"]
     spec = for_inference(load_recipe(BASE, amend=amend), "chat").spec
-    assert prompts_case.prompts
-    for name, facts in prompts_case.prompts.items():
+    assert case.prompts
+    for name, facts in case.prompts.items():
         text = facts["template_text"]
         numbered = re.search(r"(Picture|Video) 1: <\|vision_start", text) is not None
         layout = "chatml_numbered" if numbered else "chatml"

@@ -7,6 +7,7 @@ import torch
 
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.weights import names
+from triptych.tests.parity.qwen2_vl import train_cases
 
 STAGES = {"stage1": "vision", "stage2": "joint", "stage3": "sft"}
 
@@ -14,7 +15,7 @@ STAGES = {"stage1": "vision", "stage2": "joint", "stage3": "sft"}
 def gradients(case, stage):
     """The loss of a stage, and the gradient of each trained parameter by its published name."""
     program = for_training(case.recipe, stage)
-    lowered = case.lower(program)
+    lowered = case.lower(program, case.recipe)
     (feed,) = case.feeds
     rows = [[sample] for sample in feed.samples()]
     inputs = case.batches(program).train_batch(rows) | feed.patches()
@@ -31,14 +32,15 @@ def gradients(case, stage):
     return loss.detach(), {published[name]: p.grad for name, p in trained.items()}
 
 
+@train_cases
 @pytest.mark.parametrize("part", STAGES)
-def test_loss_and_gradients_are_those_of_the_official_model(train_case, part, kernels):
-    loss, found = gradients(train_case, STAGES[part])
-    kernels.check(loss, train_case.expected["loss"], "loss")
+def test_loss_and_gradients_are_those_of_the_official_model(case, part, kernels):
+    loss, found = gradients(case, STAGES[part])
+    kernels.check(loss, case.expected["loss"], "loss")
     norm = torch.stack([grad.double().norm() for grad in found.values()]).norm()
-    expected = train_case.expected[f"{part}.grad_norm"]
+    expected = case.expected[f"{part}.grad_norm"]
     kernels.check(norm / expected, torch.ones_like(expected), "grad_norm", kernels.gradient)
-    for name, expected in train_case.expected.items():
+    for name, expected in case.expected.items():
         if not name.startswith(f"{part}.grad."):
             continue
         tensor = name.removeprefix(f"{part}.grad.")
@@ -48,9 +50,10 @@ def test_loss_and_gradients_are_those_of_the_official_model(train_case, part, ke
         kernels.check(grad, expected, name, kernels.gradient)
 
 
+@train_cases
 @pytest.mark.parametrize("part", STAGES)
-def test_the_rows_that_features_overwrite_get_no_gradient(train_case, part):
-    _, found = gradients(train_case, STAGES[part])
+def test_the_rows_that_features_overwrite_get_no_gradient(case, part):
+    _, found = gradients(case, STAGES[part])
     table = found.get("model.embed_tokens.weight")
-    if table is not None and not train_case.config["tie_word_embeddings"]:
-        assert table[train_case.config["image_token_id"]].eq(0).all()
+    if table is not None and not case.config["tie_word_embeddings"]:
+        assert table[case.config["image_token_id"]].eq(0).all()

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 import torch
 
 from triptych.compiler import ops
-from triptych.compiler.lower import Lowered
 from triptych.compiler.pipeline import for_inference, for_training
-
-
-class Taps:
-    """What the modules of a program yield, by path, in the order of their calls."""
-
-    def __init__(self, lowered: Lowered) -> None:
-        self.seen: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
-        for path, module in lowered.module.named_modules():
-            module.register_forward_hook(
-                lambda module, inputs, output, path=path: self.seen[path].append(output)
-            )
+from triptych.tests.parity.golden import Taps
+from triptych.tests.parity.qwen2_vl import model_cases
 
 
 def visual(graph, name):
@@ -43,7 +31,7 @@ def activations(case, feed):
     Text tensors are lists of rows without padding.
     """
     program = for_training(case.recipe, "joint")
-    lowered = case.lower(program)
+    lowered = case.lower(program, case.recipe)
     taps, batches, samples = Taps(lowered), case.batches(program), feed.samples()
     inputs = batches.train_batch([[sample] for sample in samples]) | feed.patches()
     rows, length = inputs["text.tokens"].shape
@@ -82,10 +70,11 @@ def activations(case, feed):
     return found
 
 
-def test_every_activation_is_that_of_the_official_model(model_case, kernels):
+@model_cases
+def test_every_activation_is_that_of_the_official_model(case, kernels):
     later = {"generated", "step_logits", "last_position_per_step", "loss"}
-    for feed in model_case.feeds:
-        found = activations(model_case, feed)
+    for feed in case.feeds:
+        found = activations(case, feed)
         for name, expected in feed.expected.items():
             if name in later or name.startswith("stage"):
                 continue
@@ -98,23 +87,25 @@ def test_every_activation_is_that_of_the_official_model(model_case, kernels):
                 kernels.check(tensor, expected[row][mask], f"{feed.prefix}{name}[{row}]")
 
 
-def test_prefill_scores_the_last_token_of_left_padded_prompts(model_case, kernels):
-    program = for_inference(model_case.recipe, "chat")
-    lowered = model_case.lower(program)
-    for feed in model_case.feeds:
-        prompts = model_case.batches(program).prompt_batch(feed.samples())
+@model_cases
+def test_prefill_scores_the_last_token_of_left_padded_prompts(case, kernels):
+    program = for_inference(case.recipe, "chat")
+    lowered = case.lower(program, case.recipe)
+    for feed in case.feeds:
+        prompts = case.batches(program).prompt_batch(feed.samples())
         with torch.no_grad():
-            logits = model_case.prefill(lowered, dict(prompts.inputs) | feed.patches())
+            logits = case.prefill(lowered, dict(prompts.inputs) | feed.patches())
         for row, mask in enumerate(feed.mask):
             last = int(mask.nonzero().max())
             expected = feed.expected["logits"][row, last]
             kernels.check(logits[row], expected, f"{feed.prefix}logits[{row}]")
 
 
+@model_cases
 @pytest.mark.parametrize("rule", ["position_ids_v523_rule", "logits_v523_rule"])
-def test_the_rule_of_newer_libraries_is_not_ours(model_case, rule):
-    for feed in model_case.feeds:
-        other = model_case.expected.get(feed.prefix + rule)
+def test_the_rule_of_newer_libraries_is_not_ours(case, rule):
+    for feed in case.feeds:
+        other = case.expected.get(feed.prefix + rule)
         if other is None:
             continue
         ours = feed.expected[rule.removesuffix("_v523_rule")]

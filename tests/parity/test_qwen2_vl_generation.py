@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 
 from triptych.compiler.pipeline import for_inference
+from triptych.tests.parity.qwen2_vl import generate_cases
 
 
-def test_greedy_tokens_scores_and_positions_are_those_of_the_official_model(generate_case, kernels):
-    case, (feed,) = generate_case, generate_case.feeds
+@generate_cases
+def test_greedy_tokens_scores_and_positions_are_those_of_the_official_model(case, kernels):
+    (feed,) = case.feeds
     program = for_inference(case.recipe, "chat")
-    lowered, batches, samples = case.lower(program), case.batches(program), feed.samples()
+    lowered, batches, samples = (
+        case.lower(program, case.recipe),
+        case.batches(program),
+        feed.samples(),
+    )
     prompts = batches.prompt_batch(samples)
     steps = case.expected["step_logits"].shape[1]
     caches = case.caches(lowered, len(samples), prompts.length + steps)
