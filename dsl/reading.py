@@ -306,6 +306,27 @@ class Members(Reader):
         return read
 
 
+@dataclass(frozen=True)
+class MembersOr(Reader):
+    """A list, or one bare word, which is read as None."""
+
+    word: str
+
+    def reader(self, source: Any) -> Callable[[Given], object]:
+        """Its members, each of which is read by the type it has in the field."""
+
+        def read(given: Given) -> object:
+            path = given.path()
+            if path is not None and str(path) == self.word:
+                return None
+            value = _worth(given)
+            if not isinstance(value, ListValue):
+                wrong_kind(f"`{self.word}`, or a list such as `[1, 2]`", value)
+            return value.items
+
+        return read
+
+
 class OneOrMore(Reader):
     """A list, or one value for a list of it alone."""
 

@@ -18,6 +18,7 @@ from .reading import (
     Default,
     Measure,
     Members,
+    MembersOr,
     Named,
     OneOrMore,
     Plain,
@@ -60,6 +61,7 @@ Fps = Annotated[float, Measure("fps"), Field(gt=0)]
 Steps = Annotated[int, Measure("steps"), Field(ge=0)]
 Seq = Annotated[int, Measure("seq"), Field(gt=0)]
 Flag = Annotated[bool, Plain()]
+Byte = Annotated[int, Measure(), Field(ge=0, le=255)]
 Quoted = Annotated[str, Plain()]
 
 
@@ -175,6 +177,67 @@ class Native(CallModel):
     slack: Positive = 1.0
 
 
+Colour = Annotated[tuple[Byte, Byte, Byte] | None, MembersOr("mean")]
+"""Red, green and blue, from 0 to 255; None, written `mean`, is the mean of the input."""
+
+
+class Square(CallModel):
+    """Resizes to a square of `side`, whatever the shape was."""
+
+    call: Literal["square"] = "square"
+    positional: ClassVar[tuple[str, ...]] = ("side",)
+    side: Px
+
+
+class Letterbox(CallModel):
+    """Shrinks or grows until the longer side is `side`, and centres the picture on a square.
+
+    Sides are cut off to whole pixels, and the shorter is never below `least`, as in DeepSeek-VL.
+    """
+
+    call: Literal["letterbox"] = "letterbox"
+    positional: ClassVar[tuple[str, ...]] = ("side",)
+    side: Px
+    pad: Colour = None
+    """What stands around the picture."""
+    least: Px = 1
+
+
+class Crop(CallModel):
+    """Resizes the shorter side to `side`, and keeps the square in the middle."""
+
+    call: Literal["crop"] = "crop"
+    positional: ClassVar[tuple[str, ...]] = ("side",)
+    side: Px
+
+
+class Padded(CallModel):
+    """Centres the picture on a square as large as its longer side, and resizes that to `side`."""
+
+    call: Literal["padded"] = "padded"
+    positional: ClassVar[tuple[str, ...]] = ("side",)
+    side: Px
+    pad: Colour = None
+    """What stands around the picture."""
+
+
+class Tiles(CallModel):
+    """Cuts the picture into square tiles of `side`, each a picture to the tower.
+
+    The grid with `count` tiles whose shape comes nearest is taken; `thumbnail` adds the whole
+    picture as one more tile, after the others, where there are several. InternVL 1.5 does so.
+    """
+
+    call: Literal["tiles"] = "tiles"
+    positional: ClassVar[tuple[str, ...]] = ("side", "count")
+    side: Px
+    count: CountRange
+    thumbnail: Flag = True
+
+
+Resizing = Annotated[Native | Square | Letterbox | Crop | Padded | Tiles, Calls()]
+
+
 class Clip(CallModel):
     """The mean and deviation of CLIP's training images."""
 
@@ -211,10 +274,11 @@ class ImageInput(Model):
     kind: Literal["image"] = "image"
     aspect: Annotated[Range | None, Ranged()] = None
     """How many times longer one side may be than the other."""
-    resize: Annotated[Native, Calls()]
+    resize: Resizing
     alpha: Annotated[Literal["drop", "white"], Choice()] = "drop"
     """What becomes of transparency: left out, or blended onto white."""
-    normalize: Normalize
+    normalize: Annotated[Clip | Half | Imagenet | MeanStd | None, Calls()] = None
+    """How pixels are scaled for the encoders that do not say so themselves."""
 
 
 class VideoInput(Model):
