@@ -2,11 +2,13 @@
 
 `segment_attention` lets patches attend inside their own picture or frame, and `kv_update` writes
 keys and values into a cache in place: both are torch operators (`triptych::...`), of which a
-compiler sees one node and no loop over data. `attend` and `embed_patches` are plain tensor code. A
-backend that wants another form traces inside `lowering(...)`.
+compiler sees one node and no loop over data. `attend`, `picture_attention`, `map_attention` and
+`embed_patches` are plain tensor code. A backend that wants another form traces inside
+`lowering(...)`.
 
 Shape suffixes: N patches, H heads, D head width, B batch, T queries, S keys (or slots of a cache),
-K key-value heads, G segments of one length, L that length, Q a slice of it.
+K key-value heads, G segments of one length, L that length, Q a slice of it; M pictures, then T
+tokens of a picture, or I rows and J columns of a map, whose T = I * J cells are its tokens.
 """
 
 import itertools
@@ -81,33 +83,77 @@ def attend_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: T
     return _by_segments(functional.scaled_dot_product_attention, q_NHD, k_NHD, v_NHD, segment_id_N)
 
 
-def embed_patches(patches_NP: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution whose kernel [W, C, F, P, P] covers one row of patches each, [N, W]."""
+def picture_attention(q_MTHD: Tensor, k_MTHD: Tensor, v_MTHD: Tensor) -> Tensor:
+    """Full attention inside each picture; scores scaled by D ** -0.5. Returns [M, T, H, D]."""
+    q, k, v = (x.transpose(1, 2) for x in (q_MTHD, k_MTHD, v_MTHD))
     if _forms.published:
-        rows = patches_NP.unflatten(1, kernel.shape[1:])
-        return functional.conv3d(rows, kernel, bias, stride=kernel.shape[2:]).flatten(1)
-    return functional.linear(patches_NP, kernel.flatten(1), bias)
+        return _scaled_products(q, k, v).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def map_attention(
+    q_MHTD: Tensor, k_MHTD: Tensor, v_MHTD: Tensor, rows_IID: Tensor, columns_JJD: Tensor
+) -> Tensor:
+    """Full attention inside each map, its cells told apart by how far off they are, [M, H, T, D].
+
+    A score is D ** -0.5 q k + q rows[i, i'] + q columns[j, j'] for a query in cell (i, j) and a key
+    in (i', j'). The last two terms become I + J more numbers of each query, against keys that say
+    which row and column they are in: so no score matrix is added to, or kept.
+    """
+    grid = (rows_IID.shape[0], columns_JJD.shape[0])
+    q_MHIJD = q_MHTD.unflatten(2, grid)
+    by_row = torch.einsum("mhijd,ikd->mhijk", q_MHIJD, rows_IID)
+    by_column = torch.einsum("mhijd,jkd->mhijk", q_MHIJD, columns_JJD)
+    if _forms.published:
+        bias = by_row[..., :, None] + by_column[..., None, :]
+        return _scaled_products(q_MHTD, k_MHTD, v_MHTD, bias.flatten(4).flatten(2, 3))
+    cells = torch.arange(grid[0] * grid[1], device=k_MHTD.device)
+    row_TI = functional.one_hot(cells // grid[1], grid[0])
+    column_TJ = functional.one_hot(cells % grid[1], grid[1])
+    here = torch.cat((row_TI, column_TJ), dim=1).to(k_MHTD.dtype)
+    q = torch.cat(
+        (q_MHTD * q_MHTD.shape[-1] ** -0.5, by_row.flatten(2, 3), by_column.flatten(2, 3)), dim=-1
+    )
+    k = torch.cat((k_MHTD, here.expand(*k_MHTD.shape[:2], -1, -1)), dim=-1)
+    return functional.scaled_dot_product_attention(q, k, v_MHTD, scale=1.0)
+
+
+def embed_patches(patches_P: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution whose kernel [W, C, (F,) P, P] covers one row of patches each, [..., W]."""
+    if not _forms.published:
+        return functional.linear(patches_P, kernel.flatten(1), bias)
+    rows = patches_P.flatten(0, -2).unflatten(1, kernel.shape[1:])
+    convolve = functional.conv3d if kernel.dim() == 5 else functional.conv2d
+    embedded = convolve(rows, kernel, bias, stride=kernel.shape[2:]).flatten(1)
+    return embedded.unflatten(0, patches_P.shape[:-1])
 
 
 def attend(
-    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor, *, group: int
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    mask_BTS: Tensor | None = None,
+    *,
+    group: int = 1,
 ) -> Tensor:
     """Softmax attention where the mask is True, [B, H, T, D]; scores scaled by D ** -0.5.
 
-    `group` = H / K neighbouring queries share a key-value head. A single query always goes through
-    plain products: on a CPU they are some 25 times faster than the fused kernel with a long cache.
+    Without a mask every query sees every key; `mask` may have one row for all queries. `group` =
+    H / K neighbouring queries share a key-value head. A single query always goes through plain
+    products: on a CPU they are some 25 times faster than the fused kernel with a long cache.
     """
     if q_BHTD.shape[2] > 1 and not _forms.published:
         return functional.scaled_dot_product_attention(
             q_BHTD,
             k_BKSD,
             v_BKSD,
-            attn_mask=mask_BTS[:, None],
+            attn_mask=None if mask_BTS is None else mask_BTS[:, None],
             enable_gqa=group > 1,
         )
     q = q_BHTD.unflatten(1, (-1, group))
     k, v = k_BKSD[:, :, None], v_BKSD[:, :, None]
-    return _products(q, k, v, mask_BTS[:, None, None]).flatten(1, 2)
+    mask = None if mask_BTS is None else mask_BTS[:, None, None]
+    return _products(q, k, v, mask).flatten(1, 2)
 
 
 def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
@@ -124,6 +170,12 @@ def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _scaled_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `_products`, but it is the queries that are scaled, and all is in their dtype."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return (scores if bias is None else scores + bias).softmax(-1) @ v
 
 
 def _by_segments(
