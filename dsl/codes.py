@@ -49,6 +49,12 @@ CODES: dict[str, str] = {
     "S404": "two widths that must agree do not",
     "S405": "the resolution multiple is not the patch times the window",
     "S406": "the frames of a clip do not fill whole patches",
+    "S407": "a part that folds patches takes rows that lie in no grid",
+    "S408": "a part that takes whole pictures is given packed rows",
+    "S409": "a learned table of positions meets pictures of any size",
+    "S410": "nothing says how pixels are scaled",
+    "S411": "a learned table of positions has another grid than the pictures",
+    "S412": "a part has no such output to take",
     # T5: tokens
     "T501": "a special token outside the vocabulary",
     "T502": "two special tokens on one id",
@@ -66,6 +72,8 @@ CODES: dict[str, str] = {
     "F607": "a trainable parameter that no loss can reach",
     "F608": "tied weights, one trained and one frozen",
     "F609": "a stage that trains nothing",
+    "F610": "settings of a schedule that contradict one another",
+    "F611": "a kind of data that the mixture lacks, or that has no layout",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",
@@ -80,5 +88,6 @@ CODES: dict[str, str] = {
     "W801": "a tensor that no rule places",
     "W802": "a parameter that two rules claim",
     "W803": "the two sides of a rule do not capture the same",
+    "W804": "a rule whose published tensor cannot hold what it names",
 }
 """From code to what it is about, in general words; the title of a diagnostic speaks of the case."""

@@ -363,6 +363,39 @@ class Calls:
         return core_schema.nullable_schema(schema) if NoneType in members else schema
 
 
+PLAIN = "plain"
+"""The tag of what is no call, where a call may stand instead."""
+
+
+@dataclass(frozen=True)
+class OrCall:
+    """What another reader takes, the first of the field's union, or one of the calls behind it."""
+
+    other: Reader
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        plain, *calls = get_args(source)
+        models = {tag_of(model): model for model in calls}
+        read = self.other.reader(plain)
+        schema = core_schema.tagged_union_schema(
+            {PLAIN: handler.generate_schema(plain)}
+            | {tag: handler.generate_schema(model) for tag, model in models.items()},
+            discriminator=lambda value: (
+                value["call"] if isinstance(value, dict) else getattr(value, "call", PLAIN)
+            ),
+        )
+
+        def either(given: object) -> object:
+            if not isinstance(given, Given):
+                return given
+            is_call = given.path() is None and isinstance(_worth(given), CallValue)
+            return read_call(given, models) if is_call else read(given)
+
+        return core_schema.no_info_before_validator_function(either, schema)
+
+
 SELECTOR = "selector"
 """The tag of a plain selector among calls."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .diagnostics import listing
 from .reading import (
     Amounts,
     Calls,
@@ -21,6 +22,7 @@ from .reading import (
     MembersOr,
     Named,
     OneOrMore,
+    OrCall,
     Plain,
     Problem,
     Ranged,
@@ -38,6 +40,15 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
     )
+
+
+class PartModel(Model):
+    """A part of the model; `outputs` are what others may take of it beside the whole: `vit.patches`.
+
+    An output that is numbered, as in `vit.blocks[44]`, ends at the part's depth.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ()
 
 
 class CallModel(Model):
@@ -153,6 +164,16 @@ class Selector(Model):
 
     def __str__(self) -> str:
         return self.text
+
+    @classmethod
+    def of(cls, name: str) -> "Selector":
+        """The selector of everything below one name."""
+        return cls(text=name, parts=(SelectorStep(name=name),))
+
+    @property
+    def part(self) -> str:
+        """The block that the path starts at."""
+        return self.parts[0].name
 
 
 Selected = Annotated[Selector, Named()]
@@ -345,19 +366,61 @@ class Mrope(CallModel):
     theta: Positive
 
 
+class Learned(CallModel):
+    """A learned row for each patch, and one for the class token where there is one.
+
+    A picture whose grid is not the table's takes a bicubic resize of it, if `interpolate` says so.
+    """
+
+    call: Literal["learned"] = "learned"
+    positional: ClassVar[tuple[str, ...]] = ("grid",)
+    grid: Annotated[Grid, Sides()]
+    interpolate: Flag = False
+
+
+class Resized(CallModel):
+    """The pictures of an input at another size: bilinear, antialiased, before normalisation."""
+
+    call: Literal["resize"] = "resize"
+    positional: ClassVar[tuple[str, ...]] = ("source", "side")
+    source: Selected
+    side: Px
+
+    @property
+    def part(self) -> str:
+        """The input."""
+        return self.source.part
+
+    def __str__(self) -> str:
+        return f"resize({self.source}, {self.side}px)"
+
+
+Shown = Annotated[Selector | Resized, Calls()]
+"""What an encoder sees: an input, perhaps at a size of its own."""
+Taken = Annotated[Selector, Named()]
+"""What a part takes of another: `vit`, `vit.patches` without the class token, `vit.blocks[44]`."""
+
+
 class Hf(CallModel):
     """A repository of published weights."""
 
     call: Literal["hf"] = "hf"
     positional: ClassVar[tuple[str, ...]] = ("repository",)
     repository: Quoted
+    under: Quoted = ""
+    """What the map writes before the names of this repository, where there are several."""
 
 
-class ViT(Model):
-    """A vision transformer over packed patches; its output keeps one row a patch."""
+class ViT(PartModel):
+    """A vision transformer; its output keeps one row a patch.
 
+    With `rope2d` pictures of any size stand side by side in packed rows. With `learned` positions
+    all pictures have one size, and each is a sequence of its own, the class token first.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("patches", "blocks")
     type: Literal["ViT"] = "ViT"
-    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", min_length=1)
+    in_: Annotated[tuple[Shown, ...], OneOrMore()] = Field(alias="in", min_length=1)
     patch: Px
     frames_per_patch: Count = 1
     depth: Count
@@ -366,18 +429,36 @@ class ViT(Model):
     ffn: Count
     act: Act
     norm: Norm
-    pos: Annotated[Rope2d, Calls()]
+    pos: Annotated[Rope2d | Learned, Calls()]
+    class_token: Flag = False
+    pre_norm: Annotated[LayerNorm | RmsNorm | None, Calls()] = None
+    """Before the first block."""
+    final_norm: Annotated[LayerNorm | RmsNorm | None, Calls()] = None
+    """Behind the last block."""
     patch_bias: Flag = True
     qkv_bias: Flag = True
+    k_bias: Flag = True
+    """Whether keys have a bias where queries and values do."""
+    qk_norm: Annotated[LayerNorm | RmsNorm | None, Calls()] = None
+    """Over the full width of queries and keys, before they are cut into heads."""
+    layer_scale: Positive | None = None
+    """What the learned factor of each branch starts from; without it there is none."""
+    normalize: Annotated[Clip | Half | Imagenet | MeanStd | None, Calls()] = None
+    """In place of the input's own."""
     start: Annotated[Hf | None, Calls()] = None
     """The published weights that the first stage starts from, for the reader and the plan."""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether pictures of any size stand side by side in packed rows."""
+        return isinstance(self.pos, Rope2d)
 
     @model_validator(mode="after")
     def _heads(self) -> "ViT":
         head = self.width // self.heads
         if self.width % self.heads:
             complain(uneven_heads("heads", self.width, self.heads))
-        if head % 4:
+        if self.is_packed and head % 4:
             complain(
                 Problem(
                     "S403",
@@ -389,11 +470,11 @@ class ViT(Model):
         return self
 
 
-class MergeMLP(Model):
+class MergeMLP(PartModel):
     """Joins the tokens of a window and carries them to the language model by two layers."""
 
     type: Literal["MergeMLP"] = "MergeMLP"
-    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
     window: Annotated[Grid, Sides()]
     norm: Norm
     hidden: Count
@@ -402,11 +483,69 @@ class MergeMLP(Model):
     start: Annotated[Hf | None, Calls()] = None
 
 
-class Decoder(Model):
+class QFormer(Model):
+    """Learned queries, and blocks in which they look at a picture: BLIP-2's, without its text side.
+
+    Each branch has its norm behind it, as in BERT; a first norm goes over the queries.
+    """
+
+    type: Literal["QFormer"] = "QFormer"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    queries: Count
+    depth: Count
+    width: Count
+    heads: Count
+    ffn: Count
+    act: Act
+    norm: Norm
+    cross_every: Count = 1
+    """The first of every so many blocks looks at the picture."""
+    start: Annotated[Hf | None, Calls()] = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> "QFormer":
+        if self.width % self.heads:
+            complain(uneven_heads("heads", self.width, self.heads))
+        return self
+
+
+class Resampler(Model):
+    """Learned queries look at a picture once, and yield as many tokens as they are (Qwen-VL).
+
+    The queries stand on a grid that is laid over the picture: sines of row and column tell them,
+    and the patches, where they are.
+    """
+
+    type: Literal["Resampler"] = "Resampler"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    queries: Annotated[Grid, Sides()]
+    width: Count
+    heads: Count
+    norm: Norm
+    out: Count
+    start: Annotated[Hf | None, Calls()] = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> "Resampler":
+        if self.width % self.heads:
+            complain(uneven_heads("heads", self.width, self.heads))
+        if self.width % 4:
+            complain(
+                Problem(
+                    "S403",
+                    "the width is too odd for positions by row and column",
+                    (("width", f"{self.width} is not a multiple of 4"),),
+                    reason="half of it tells the column and half the row, in sines and cosines",
+                )
+            )
+        return self
+
+
+class Decoder(PartModel):
     """A language model of pre-norm blocks with grouped-query attention and a gated MLP."""
 
     type: Literal["Decoder"] = "Decoder"
-    in_: Annotated[tuple[Name, ...], OneOrMore()] = Field(alias="in", default=())
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", default=())
     """The parts whose features take the places that the layout reserves, in this order."""
     depth: Count
     width: Count
@@ -469,10 +608,14 @@ def uneven_heads(label: str, width: int, heads: int) -> Problem:
 
 
 Encoder = ViT
-Adapter = MergeMLP
+Adapter = MergeMLP | QFormer | Resampler
 
 ENCODERS: Mapping[str, type[Encoder]] = {"ViT": ViT}
-ADAPTERS: Mapping[str, type[Adapter]] = {"MergeMLP": MergeMLP}
+ADAPTERS: Mapping[str, type[Adapter]] = {
+    "MergeMLP": MergeMLP,
+    "QFormer": QFormer,
+    "Resampler": Resampler,
+}
 LANGUAGE_MODELS: Mapping[str, type[Decoder]] = {"Decoder": Decoder}
 
 # Tokens and layouts ------------------------------------------------------------------------------
@@ -546,6 +689,8 @@ class RepeatItem(Model):
     special: str
     count: str
     """The parameter whose `.tokens` are counted."""
+    part: str | None = None
+    """The part whose features take the places, where the language model takes those of several."""
 
 
 class IndexItem(Model):
@@ -595,11 +740,82 @@ class Layout(Model):
 # Weights -----------------------------------------------------------------------------------------
 
 
+class Renamed(Model):
+    """The published tensor is ours under another name: a target that is a text alone."""
+
+    target: str
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The patterns of our names, in the order in which the published tensor holds them."""
+        return (self.target,)
+
+
+class Transposed(CallModel):
+    """The published matrix is ours with rows for columns."""
+
+    call: Literal["transposed"] = "transposed"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Quoted
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """As for a text."""
+        return (self.target,)
+
+
+class Squeezed(CallModel):
+    """The published tensor is ours without its leading sizes of one."""
+
+    call: Literal["squeezed"] = "squeezed"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Quoted
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """As for a text."""
+        return (self.target,)
+
+
+class Joined(CallModel):
+    """The published tensor holds several of ours, one below another.
+
+    With `groups`, its rows stand in so many groups, each of an equal share of every one of ours.
+    """
+
+    call: Literal["joined"] = "joined"
+    positional: ClassVar[tuple[str, ...]] = ("targets",)
+    targets: Annotated[tuple[Quoted, ...], Members()] = Field(min_length=2)
+    groups: Count = 1
+
+
+class Interleaved(CallModel):
+    """Ours has `parts` of equal size one below another; the published rows stand in groups.
+
+    Each group holds an equal share of every part: queries, keys and values head by head, say.
+    """
+
+    call: Literal["interleaved"] = "interleaved"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Quoted
+    parts: Count
+    groups: Count
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """As for a text."""
+        return (self.target,)
+
+
+Form = Renamed | Transposed | Squeezed | Joined | Interleaved
+"""How a published tensor holds ours."""
+
+
 class MapRule(Model):
     """Published name to ours; each `*` captures any text, left to right, on both sides."""
 
     source: str
-    target: str
+    target: Annotated[Form, Calls()]
 
 
 class IgnoreRule(Model):
@@ -612,9 +828,16 @@ class IgnoreRule(Model):
 class Weights(Model):
     """Where published weights stand, and how their names map to ours; usable both ways."""
 
-    from_: Annotated[Hf, Calls()] = Field(alias="from")
+    from_: Annotated[tuple[Annotated[Hf, Calls()], ...], OneOrMore()] = Field(
+        alias="from", min_length=1
+    )
     rules: tuple[MapRule, ...] = ()
     ignored: tuple[IgnoreRule, ...] = ()
+
+    @property
+    def repositories(self) -> str:
+        """Where they are published, for a sentence."""
+        return ", ".join(source.repository for source in self.from_)
 
 
 # Objectives, stages, modes -----------------------------------------------------------------------
@@ -663,7 +886,48 @@ class Lr(CallModel):
     factor: Positive
 
 
-Trained = Annotated[Selector | Lora | Lr, Calls()]
+class LayerDecay(CallModel):
+    """Trains the layers of the target at rates that fall from its top (Clark et al., 2020).
+
+    The last block learns at `rate` times what stands above the blocks, each block below at `rate`
+    times the one above it, and what stands below the blocks as one more layer. `lr` multiplies all.
+    """
+
+    call: Literal["decay"] = "decay"
+    positional: ClassVar[tuple[str, ...]] = ("target", "rate")
+    target: Selected
+    rate: Annotated[float, Measure(), Field(gt=0, le=1)]
+    lr: Positive = 1.0
+
+
+Trained = Annotated[Selector | Lora | Lr | LayerDecay, Calls()]
+
+
+class DropPath(CallModel):
+    """Leaves out branches of the target's blocks, picture by picture (Huang et al., 2016).
+
+    The chance is `rate` in the last block, and falls to 0 in the first, or is `uniform`. A block
+    whose parameters are frozen is left out as well.
+    """
+
+    call: Literal["drop_path"] = "drop_path"
+    positional: ClassVar[tuple[str, ...]] = ("target", "rate")
+    target: Selected
+    rate: Annotated[float, Measure(), Field(gt=0, lt=1)]
+    over: Annotated[Literal["ramp", "uniform"], Choice()] = "ramp"
+
+
+class Ramp(CallModel):
+    """A share that goes from one value to another in a straight line over the first steps."""
+
+    call: Literal["ramp"] = "ramp"
+    positional: ClassVar[tuple[str, ...]] = ("start", "end")
+    start: Annotated[float, Measure(), Field(ge=0)]
+    end: Positive
+    over: Annotated[int, Measure("steps"), Field(gt=0)]
+
+
+Weight = Annotated[Positive | Ramp, OrCall(Measure())]
 
 
 class Mix(CallModel):
@@ -671,7 +935,49 @@ class Mix(CallModel):
 
     call: Literal["mix"] = "mix"
     open_arguments: ClassVar[str | None] = "shares"
-    shares: dict[str, Positive] = Field(min_length=1)
+    shares: dict[str, Weight] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _never_nothing(self) -> "Mix":
+        if all(isinstance(share, Ramp) and share.start == 0 for share in self.shares.values()):
+            complain(
+                Problem(
+                    "V305",
+                    "nothing is drawn at first",
+                    reason="every share of the mixture starts at 0",
+                    fix="let one of them start above 0",
+                )
+            )
+        return self
+
+
+class By(CallModel):
+    """The layouts of each kind of data, by the names of the mixture."""
+
+    call: Literal["by"] = "by"
+    open_arguments: ClassVar[str | None] = "layouts"
+    layouts: dict[str, Annotated[tuple[Name, ...], OneOrMore()]] = Field(min_length=1)
+
+
+class RandomCrop(CallModel):
+    """A random part of each picture: its share of the area, and its width over its height.
+
+    With the input's resize behind it, it is the random resized crop of the field.
+    """
+
+    call: Literal["random_crop"] = "random_crop"
+    scale: Annotated[tuple[Share, Share], Members()]
+    ratio: Annotated[tuple[Positive, Positive], Members()] = (3 / 4, 4 / 3)
+
+
+class Jpeg(CallModel):
+    """Each picture as JPEG has it at a random quality out of a range."""
+
+    call: Literal["jpeg"] = "jpeg"
+    quality: CountRange
+
+
+Augment = Annotated[RandomCrop | Jpeg, Calls()]
 
 
 class AdamW(CallModel):
@@ -681,31 +987,85 @@ class AdamW(CallModel):
     lr: Positive
     betas: Annotated[tuple[Share, Share], Members()] = (0.9, 0.999)
     weight_decay: Annotated[float, Measure(), Field(ge=0)] = 0.0
+    decay: Annotated[Literal["matrices", "ndim", "all"], Choice()] = "matrices"
+    """What the weight decay is for: tensors with two sizes above 1, with two or more of any size
+    (a class token [1, 1, width] too), or all."""
+    no_decay: Annotated[tuple[Selected, ...], OneOrMore()] = ()
+    """What it is not for all the same."""
     eps: Positive = 1e-8
     clip: Positive | None = None
 
 
-class Constant(CallModel):
+class WarmUp(CallModel):
+    """How a rate begins: it rises in a straight line, over steps or over a share of the stage."""
+
+    warmup: Steps = 0
+    warmup_ratio: Annotated[float, Measure(), Field(gt=0, lt=1)] | None = None
+    warmup_from: Annotated[float, Measure(), Field(ge=0)] | None = None
+    """The rate of the first step; without it, it is one part of the rise."""
+
+    @model_validator(mode="after")
+    def _once(self) -> "WarmUp":
+        if self.warmup and self.warmup_ratio:
+            complain(
+                Problem(
+                    "F610",
+                    "the warm-up has two lengths",
+                    (("warmup_ratio", "a share of the stage"), ("warmup", "and steps")),
+                    fix="leave one of them out",
+                )
+            )
+        return self
+
+
+class Falling(WarmUp):
+    """A rate that falls to `min`, a learning rate, at the end of the stage.
+
+    `over` says when the fall begins: with the `rest` of the stage, after the warm-up, or with the
+    `stage`, so that the rate drops to where it would be by then as the warm-up ends (LAVIS).
+    """
+
+    min: Annotated[float, Measure(), Field(ge=0)] = 0.0
+    over: Annotated[Literal["rest", "stage"], Choice()] = "rest"
+
+
+class Constant(WarmUp):
     """The same rate throughout, after the warm-up."""
 
     call: Literal["constant"] = "constant"
-    warmup: Steps = 0
 
 
-class Linear(CallModel):
-    """Falls in a straight line to `min`, a learning rate, at the end of the stage."""
+class Linear(Falling):
+    """Falls in a straight line."""
 
     call: Literal["linear"] = "linear"
-    warmup: Steps = 0
-    min: Annotated[float, Measure(), Field(ge=0)] = 0.0
 
 
-class Cosine(CallModel):
-    """Falls along half a cosine to `min`, a learning rate, at the end of the stage."""
+class Cosine(Falling):
+    """Falls along half a cosine."""
 
     call: Literal["cosine"] = "cosine"
-    warmup: Steps = 0
-    min: Annotated[float, Measure(), Field(ge=0)] = 0.0
+
+
+class Stairs(WarmUp):
+    """Falls in steps: from each share `at` of the stage on, the rate is its factor of the peak."""
+
+    call: Literal["step"] = "step"
+    at: Annotated[tuple[Annotated[float, Measure(), Field(gt=0, lt=1)], ...], Members()]
+    factors: Annotated[tuple[Positive, ...], Members()]
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Stairs":
+        if len(self.at) != len(self.factors) or list(self.at) != sorted(set(self.at)):
+            complain(
+                Problem(
+                    "F610",
+                    "the steps of the rate do not fit together",
+                    (("at", f"{len(self.at)} places"), ("factors", f"{len(self.factors)} factors")),
+                    reason="each place has one factor, and places rise",
+                )
+            )
+        return self
 
 
 class Stage(Model):
@@ -714,24 +1074,68 @@ class Stage(Model):
     after: Name | None = None
     train: Annotated[tuple[Trained, ...], OneOrMore()] = Field(min_length=1)
     freeze: Annotated[tuple[Selected, ...], OneOrMore()] = ()
-    layout: Annotated[tuple[Name, ...], OneOrMore()] = Field(min_length=1)
+    layout: Annotated[Annotated[tuple[Name, ...], Field(min_length=1)] | By, OrCall(OneOrMore())]
     """The layouts of its samples; the first that has the rules that a sample needs is used."""
     data: Annotated[Mix, Calls()]
+    apart: Annotated[tuple[Name, ...], OneOrMore()] = ()
+    """Kinds of data with steps of their own; all others share theirs."""
+    group_by_length: Steps = 0
+    """Out of the samples of so many steps, those of like length share one."""
     stop: Annotated[Amount, Amounts(("steps", "seq", "tok", "epochs"))]
     batch: Seq
     """Samples of one optimizer step."""
     accumulate: Count = 1
     """Into how many parts the batch is cut, one after another."""
     optim: Annotated[AdamW, Calls()]
-    schedule: Annotated[Constant | Linear | Cosine, Calls()] = Constant()
+    schedule: Annotated[Constant | Linear | Cosine | Stairs, Calls()] = Constant()
     loss: Annotated[tuple[Name, ...], OneOrMore()] = ("lm",)
     """What is summed: `lm`, the next token where the layout says loss, or named objectives."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    augment: Annotated[tuple[Augment, ...], OneOrMore()] = ()
+    """What happens to still pictures by chance, in this order, before they are resized."""
+    drop_path: Annotated[tuple[Annotated[DropPath, Calls()], ...], OneOrMore()] = ()
     precision: Annotated[Literal["bf16", "f32"], Choice()] = "bf16"
     checkpoint: Annotated[tuple[Selected, ...], OneOrMore()] = ()
     """Whose activations are computed again in the backward pass instead of being kept."""
     pack: Tok | None = None
     """Samples are joined up to this length; each attends to itself only."""
     seed: Whole = 0
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """All layouts of its samples, each once."""
+        if isinstance(self.layout, By):
+            every = (name for names in self.layout.layouts.values() for name in names)
+            return tuple(dict.fromkeys(every))
+        return self.layout
+
+    @model_validator(mode="after")
+    def _kinds(self) -> "Stage":
+        said = {"layout": self.layout.layouts} if isinstance(self.layout, By) else {}
+        for setting, names in ({"apart": self.apart} | said).items():
+            for name in names:
+                if name not in self.data.shares:
+                    place = f"layout.{name}" if setting == "layout" else setting
+                    complain(
+                        Problem(
+                            "F611",
+                            f"the stage draws no `{name}`",
+                            ((place, f"`{name}` is named here"), ("data", "not in the mixture")),
+                            fix=f"name {listing(self.data.shares, last='or')}",
+                        )
+                    )
+        left = [name for name in self.data.shares if said and name not in said["layout"]]
+        if left:
+            complain(
+                Problem(
+                    "F611",
+                    f"the stage has no layout for {listing(left)}",
+                    (("layout", "none here"), (f"data.{left[0]}", "drawn here")),
+                    fix=f"add `{left[0]}: LAYOUT`",
+                )
+            )
+        return self
 
 
 class Greedy(CallModel):
@@ -788,13 +1192,20 @@ class Mode(Model):
     """Tokens of a prompt, features included."""
     new: Tok
     """The most tokens that an answer takes."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
     sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
-CALLS: Mapping[str, type[CallModel]] = {
-    model.model_fields["call"].default: model for model in CallModel.__subclasses__()
-}
+def _calls(above: type[CallModel]) -> dict[str, type[CallModel]]:
+    found = {above.model_fields["call"].default: above} if "call" in above.model_fields else {}
+    for below in above.__subclasses__():
+        found |= _calls(below)
+    return found
+
+
+CALLS: Mapping[str, type[CallModel]] = _calls(CallModel)
 """Every call that a recipe may make, by name."""
 
 # The recipe --------------------------------------------------------------------------------------

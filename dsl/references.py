@@ -8,19 +8,23 @@ from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, ren
 from .evaluate import model_of, settings_of
 from .names import Whole, article
 from .recipe import (
+    ADAPTERS,
+    ENCODERS,
+    LANGUAGE_MODELS,
+    By,
     Decoder,
     Facts,
+    LayerDecay,
     Lora,
     Lr,
-    MergeMLP,
     Mode,
     Model,
     RegionWords,
+    Resized,
     Selector,
     SpecialToken,
     Stage,
     Tokens,
-    ViT,
 )
 from .source import Span
 
@@ -32,6 +36,8 @@ _FEEDS: Mapping[str, tuple[str, ...]] = {
     "lm": ("encoder", "adapter"),
 }
 """From the kind of a part to the kinds of what its `in` may name."""
+PART_MODELS = (*ENCODERS.values(), *ADAPTERS.values(), *LANGUAGE_MODELS.values())
+"""What may stand in such a block."""
 ASSERTED_CALLS = ("worst",)
 """What an assert may ask of a layout: the most tokens of a sample with so many images or videos."""
 ASSERTED_COUNTS = ("tokens",)
@@ -48,7 +54,7 @@ def check_references(
     checker = _References(whole, models, facts, findings)
     for name, model in models.items():
         match model:
-            case ViT() | MergeMLP() | Decoder():
+            case model if isinstance(model, PART_MODELS):
                 checker.feeds(name, _if_good(model, "in_", ()))
             case Tokens():
                 checker.tokens(name, model)
@@ -122,12 +128,12 @@ class _References:
 
     # parts
 
-    def feeds(self, name: str, sources: Iterable[str]) -> None:
+    def feeds(self, name: str, sources: Iterable[Selector | Resized]) -> None:
         """What flows into a part is there, and of a kind that can."""
         kinds = _FEEDS[self._whole.parts[name].kind]
         wanted = f"{', '.join(map(article, kinds[:-1]))} or {article(kinds[-1])}"
         for number, source in enumerate(sources):
-            self._look_up("N204", source, kinds, wanted, self._span(f"{name}.in", number))
+            self._look_up("N204", source.part, kinds, wanted, self._span(f"{name}.in", number))
 
     def part_at(self, path: str, name: str | None) -> None:
         """A path into a part starts at one."""
@@ -144,12 +150,12 @@ class _References:
         """Neither parts nor stages follow one another in a circle."""
         feeds = {
             name: [
-                (source, self._span(f"{name}.in", number))
+                (source.part, self._span(f"{name}.in", number))
                 for number, source in enumerate(_if_good(model, "in_", ()))
-                if source in self._names(*_FEEDS[self._whole.parts[name].kind])
+                if source.part in self._names(*_FEEDS[self._whole.parts[name].kind])
             ]
             for name, model in self._models.items()
-            if isinstance(model, ViT | MergeMLP | Decoder)
+            if isinstance(model, PART_MODELS)
         }
         _refuse_circle(feeds, "N208", "`{}` feeds itself", self._findings)
         follows = {
@@ -218,7 +224,7 @@ class _References:
         after = _if_good(stage, "after", None)
         if after is not None:
             self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
-        self.layouts_at(f"{name}.layout", _if_good(stage, "layout", ()))
+        self.stage_layouts(name, _if_good(stage, "layout", ()))
         for number, loss in enumerate(_if_good(stage, "loss", ())):
             span = self._span(f"{name}.loss", number)
             if loss != "lm":
@@ -233,16 +239,27 @@ class _References:
                     )
                 )
         trained = [
-            item.target if isinstance(item, Lora | Lr) else item
+            item.target if isinstance(item, Lora | Lr | LayerDecay) else item
             for item in _if_good(stage, "train", ())
         ]
+        optim = _if_good(stage, "optim", None)
         for setting, selectors in (
             ("train", trained),
             ("freeze", _if_good(stage, "freeze", ())),
             ("checkpoint", _if_good(stage, "checkpoint", ())),
+            ("drop_path", [drop.target for drop in _if_good(stage, "drop_path", ())]),
+            ("optim.no_decay", optim.no_decay if optim else ()),
         ):
             for number, selector in enumerate(selectors):
                 self._selector(selector, self._span(f"{name}.{setting}", number))
+
+    def stage_layouts(self, name: str, layouts: tuple[str, ...] | By) -> None:
+        """The layouts of a stage are there, for each kind of data where it says so."""
+        if not isinstance(layouts, By):
+            self.layouts_at(f"{name}.layout", layouts)
+            return
+        for kind, names in layouts.layouts.items():
+            self.layouts_at(f"{name}.layout.{kind}", names)
 
     def _selector(self, selector: Selector, span: Span) -> None:
         self._look_up("F604", selector.parts[0].name, PARTS, "a part of the model", span)
