@@ -1,59 +1,124 @@
-"""A vision tower over packed patches: pictures of any size side by side, kept apart by segment ids.
+"""The blocks of a vision tower, over packed patches or over whole pictures.
 
-Shape suffixes: N patches, W width, H heads, D head width.
+Packed, pictures of any size stand side by side and are kept apart by segment ids; dense, all have
+one size, and each is a sequence of its own.
+
+Shape suffixes: N packed patches, M pictures, T tokens of a picture, W width, H heads, D head width,
+X whatever stands before the width: N, or M and T.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..feed_forward import FeedForward
 from ..norms import NORMS
-from ..operators import segment_attention
+from ..operators import picture_attention, segment_attention
 from ..rotary import rotate
 
 
-class SegmentAttention(nn.Module):
-    """Multi-head attention inside segments, with rotary positions in float32."""
+class VisionAttention(nn.Module):
+    """Multi-head attention inside segments or inside pictures.
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+    `qk_norm` goes over the full width, so that all heads share one scale (InternViT-6B). With
+    `qkv_bias` and without `k_bias`, queries and values have a bias of their own (EVA, BEiT).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        qkv_bias: bool,
+        k_bias: bool,
+        qk_norm: str | None,
+        qk_eps: float,
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias and k_bias)
+        apart = qkv_bias and not k_bias
+        self.q_bias = nn.Parameter(torch.zeros(width)) if apart else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if apart else None
+        self.q_norm = NORMS[qk_norm](width, qk_eps) if qk_norm else None
+        self.k_norm = NORMS[qk_norm](width, qk_eps) if qk_norm else None
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
-        """From [N, W] to [N, W]."""
-        qkv_N3HD = self.qkv(x_NW).unflatten(-1, (3, self.heads, -1))
-        q_NHD, k_NHD, v_NHD = qkv_N3HD.unbind(1)
-        cos_N1D, sin_N1D = cos_ND[:, None], sin_ND[:, None]
-        q_NHD, k_NHD = (rotate(x.float(), cos_N1D, sin_N1D).to(v_NHD.dtype) for x in (q_NHD, k_NHD))
-        return self.proj(segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N).flatten(1))
+    def forward(
+        self,
+        x_XW: Tensor,
+        segment_id_N: Tensor | None = None,
+        cos_ND: Tensor | None = None,
+        sin_ND: Tensor | None = None,
+    ) -> Tensor:
+        """From [N, W] to [N, W], or without segment ids from [M, T, W] to [M, T, W].
+
+        Packed patches turn by `cos` and `sin`, in float32, where these are given.
+        """
+        q_XHD, k_XHD, v_XHD = (x_XW.unflatten(-1, (self.heads, -1)) for x_XW in self._qkv(x_XW))
+        if segment_id_N is None:
+            return self.proj(picture_attention(q_XHD, k_XHD, v_XHD).flatten(-2))
+        if cos_ND is not None and sin_ND is not None:
+            cos_N1D, sin_N1D = cos_ND[:, None], sin_ND[:, None]
+            q_XHD, k_XHD = (
+                rotate(x.float(), cos_N1D, sin_N1D).to(v_XHD.dtype) for x in (q_XHD, k_XHD)
+            )
+        return self.proj(segment_attention(q_XHD, k_XHD, v_XHD, segment_id_N).flatten(1))
+
+    def _qkv(self, x_XW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_XW, k_XW, v_XW = self.qkv(x_XW).chunk(3, dim=-1)
+        if self.q_bias is not None and self.v_bias is not None:
+            q_XW, v_XW = q_XW + self.q_bias, v_XW + self.v_bias
+        if self.q_norm is not None and self.k_norm is not None:
+            q_XW, k_XW = self.q_norm(q_XW), self.k_norm(k_XW)
+        return q_XW, k_XW, v_XW
 
 
 class VisionBlock(nn.Module):
     """Attention and feed-forward, each behind its norm and beside a residual.
 
-    With `checkpoint`, it keeps only its inputs for the backward pass, and runs again there.
+    With `layer_scale`, each branch is multiplied by a learned factor a channel (Touvron et al.,
+    2021). With `checkpoint`, a block keeps only its inputs for the backward pass, and runs again
+    there.
     """
 
     def __init__(
-        self, width: int, heads: int, ffn: int, act: str, norm: str, eps: float, qkv_bias: bool
+        self,
+        width: int,
+        heads: int,
+        ffn: int,
+        act: str,
+        norm: str,
+        eps: float,
+        *,
+        qkv_bias: bool,
+        k_bias: bool,
+        qk_norm: str | None,
+        qk_eps: float,
+        layer_scale: bool,
     ) -> None:
         super().__init__()
         self.norm1 = NORMS[norm](width, eps)
-        self.attn = SegmentAttention(width, heads, qkv_bias)
+        self.attn = VisionAttention(
+            width, heads, qkv_bias=qkv_bias, k_bias=k_bias, qk_norm=qk_norm, qk_eps=qk_eps
+        )
+        self.ls1 = nn.Parameter(torch.ones(width)) if layer_scale else None
         self.norm2 = NORMS[norm](width, eps)
         self.mlp = FeedForward(width, ffn, act)
+        self.ls2 = nn.Parameter(torch.ones(width)) if layer_scale else None
         self.checkpoint = False
 
-    def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
-        """From [N, W] to [N, W]."""
-        x_NW = x_NW + self.attn(self.norm1(x_NW), segment_id_N, cos_ND, sin_ND)
-        return x_NW + self.mlp(self.norm2(x_NW))
+    def forward(self, x_XW: Tensor, *segments: Tensor) -> Tensor:
+        """As it came; `segments` are the ids of packed patches, then the cosines and sines."""
+        x_XW = _residual(x_XW, self.attn(self.norm1(x_XW), *segments), self.ls1)
+        return _residual(x_XW, self.mlp(self.norm2(x_XW)), self.ls2)
 
 
 class VisionBlocks(nn.ModuleList):
-    """The blocks of a tower, one after another."""
+    """The blocks of a tower, one after another.
+
+    `taps` counts blocks from 0: what these yield is kept, and blocks behind the last do not run.
+    """
 
     def __init__(
         self,
@@ -65,16 +130,55 @@ class VisionBlocks(nn.ModuleList):
         norm: str,
         eps: float,
         qkv_bias: bool,
+        *,
+        k_bias: bool = True,
+        qk_norm: str | None = None,
+        qk_eps: float = 0.0,
+        layer_scale: bool = False,
+        taps: tuple[int, ...] = (),
     ) -> None:
         super().__init__(
-            VisionBlock(width, heads, ffn, act, norm, eps, qkv_bias) for _ in range(depth)
+            VisionBlock(
+                width,
+                heads,
+                ffn,
+                act,
+                norm,
+                eps,
+                qkv_bias=qkv_bias,
+                k_bias=k_bias,
+                qk_norm=qk_norm,
+                qk_eps=qk_eps,
+                layer_scale=layer_scale,
+            )
+            for _ in range(depth)
         )
+        self.taps = taps
 
-    def forward(self, x_NW: Tensor, segment_id_N: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
-        """From [N, W] to [N, W]; `cos` and `sin` are float32."""
-        for block in self:
-            if block.checkpoint:
-                x_NW = checkpoint(block, x_NW, segment_id_N, cos_ND, sin_ND, use_reentrant=False)
-            else:
-                x_NW = block(x_NW, segment_id_N, cos_ND, sin_ND)
-        return x_NW
+    def forward(self, x_XW: Tensor, *segments: Tensor) -> Tensor:
+        """From [N, W] (and segment ids, float32 cosines and sines) or [M, T, W] to the same.
+
+        With taps, what each of them yields, stacked: [taps, N, W] or [taps, M, T, W].
+        """
+        return run_blocks(self, x_XW, *segments, taps=self.taps)
+
+
+def run_blocks(
+    blocks: nn.ModuleList, x_XW: Tensor, *rest: Tensor, taps: tuple[int, ...] = ()
+) -> Tensor:
+    """One block after another; with `taps`, what each of those yields, stacked in their order."""
+    tapped: dict[int, Tensor] = {}
+    for index, block in enumerate(blocks):
+        if block.checkpoint:
+            x_XW = checkpoint(block, x_XW, *rest, use_reentrant=False)
+        else:
+            x_XW = block(x_XW, *rest)
+        if index in taps:
+            tapped[index] = x_XW
+        if len(tapped) == len(taps) > 0:
+            break
+    return torch.stack([tapped[index] for index in taps]) if taps else x_XW
+
+
+def _residual(x_XW: Tensor, branch_XW: Tensor, scale_W: Tensor | None) -> Tensor:
+    return x_XW + (branch_XW if scale_W is None else branch_XW * scale_W)
