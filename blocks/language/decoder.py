@@ -57,7 +57,7 @@ class DecoderBlock(nn.Module):
         x_BTW: Tensor,
         cos_BTD: Tensor,
         sin_BTD: Tensor,
-        mask_BTS: Tensor,
+        mask_BTS: Tensor | None,
         cache: LayerCache | None = None,
         start_B: Tensor | None = None,
     ) -> Tensor:
