@@ -95,7 +95,7 @@ class QFormer(nn.Module):
         cross_every: int,
     ) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.empty(queries, width))
+        self.query = nn.Parameter(torch.empty(1, queries, width))
         self.norm = NORMS[norm](width, eps)
         self.blocks = QFormerBlocks(depth, width, into, heads, ffn, act, norm, eps, cross_every)
 

@@ -36,8 +36,8 @@ class Resampler(nn.Module):
         super().__init__()
         self.queries, self.grid = queries, grid
         rows, columns = queries
-        self.query = nn.Parameter(torch.empty(rows * columns, width))
-        self.table = nn.Parameter(torch.empty(rows * columns, width), requires_grad=False)
+        self.query = nn.Parameter(torch.empty(1, rows * columns, width))
+        self.table = nn.Parameter(torch.empty(1, rows * columns, width), requires_grad=False)
         self.kv = nn.Linear(into, width, bias=False)
         self.norm_q = NORMS[norm](width, eps)
         self.norm_kv = NORMS[norm](width, eps)
@@ -48,18 +48,19 @@ class Resampler(nn.Module):
     def forward(self, x_MSC: Tensor) -> Tensor:
         """From [M, S, C] to [M, Q, O]."""
         value_MSD = self.norm_kv(self.kv(x_MSC))
-        key_MSD = value_MSD + resized(self.table[None], self.queries, self.grid)
-        query_QD = self.norm_q(self.query) + self.table
-        query_MQD = query_QD.expand(x_MSC.shape[0], -1, -1)
+        key_MSD = value_MSD + resized(self.table, self.queries, self.grid)
+        query_1QD = self.norm_q(self.query) + self.table
+        query_MQD = query_1QD.expand(x_MSC.shape[0], -1, -1)
         return self.proj(self.norm(self.attn(query_MQD, key_MSD, value_MSD)))
 
 
 def sines(rows: int, columns: int, width: int) -> Tensor:
-    """The places of a grid, [rows * columns, width]: half for the column, half for the row.
+    """The places of a grid, [1, rows * columns, width]: half for the column, half for the row.
 
     Each half holds sines and then cosines at frequencies from 1 down to nearly 1 / 10000.
     """
     frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (column, row)]
-    return torch.cat([wave(x) for x in angles for wave in (torch.sin, torch.cos)], dim=1).float()
+    waves = [wave(x) for x in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(waves, dim=1).float()[None]
