@@ -51,7 +51,6 @@ class Session:
         self.sampling = Sampling.from_spec(spec["sampling"])
         self.new: int = spec["limits"]["new"]
         self._methods = executable.methods
-        self._towers = [name for name in self._methods if name.startswith("vision_")]
         self._takes_features = "features" in self._methods["prefill"].inputs
 
     def inputs(self, kind: str) -> list[str]:
@@ -189,11 +188,13 @@ class Session:
         """The rows that take the reserved places, input by input, and rows of zeros up to the low
         end of what the executable takes."""
         port = self._methods["prefill"].inputs["features"]
+        made: dict[tuple[str, str], list[Tensor]] = {}
+        for medium in self.processor.inputs:
+            for feeds in self._shown(medium, prompts):
+                for part, rows in self._seen(medium, feeds).items():
+                    made.setdefault((part, medium), []).append(rows)
         rows = [
-            self._seen_by(f"vision_{name}", part)
-            for name in self.processor.inputs
-            if f"{name}.patches" in prompts.inputs
-            for part in self._parts(name, prompts)
+            some for part, medium in self.spec["features"] for some in made.get((part, medium), ())
         ]
         low = self.executable.limits["features"].low
         given = sum(len(part) for part in rows)
@@ -203,24 +204,43 @@ class Session:
             rows.append(torch.zeros(low - given, width, dtype=port.dtype))
         return torch.cat([part.to(self.executable.device) for part in rows])
 
-    def _parts(self, name: str, prompts: Prompts) -> Iterator[dict[str, Tensor]]:
-        """The patches of an input, cut between pictures or frames into what one call takes."""
+    def _shown(self, medium: str, prompts: Prompts) -> Iterator[dict[str, Tensor]]:
+        """What the towers take of an input, cut between pictures or frames into what one call
+        takes; nothing where a prompt shows nothing to it."""
+        views = self.spec["inputs"][medium]["views"]
         feeds = {
-            feed: tensor for feed, tensor in prompts.inputs.items() if feed.startswith(f"{name}.")
+            feed: tensor
+            for feed, tensor in prompts.inputs.items()
+            if feed.rpartition(".")[0] in views
         }
-        limit = self.executable.limits[f"{name}.patches"]
-        for rows in _groups(feeds[f"{name}.segment_id"], limit):
+        if not feeds:
+            return
+        limits, first = self.executable.limits, next(iter(views))
+        if views[first]["dense"]:
+            count, most = len(feeds[f"{first}.patches"]), limits[f"{medium}.pictures"].high
+            groups = [slice(begin, begin + most) for begin in range(0, count, most)]
+        else:
+            groups = list(_groups(feeds[f"{first}.segment_id"], limits[f"{first}.patches"]))
+        for rows in groups:
             yield {feed: tensor[rows] for feed, tensor in feeds.items()}
 
-    def _seen_by(self, tower: str, feeds: dict[str, Tensor]) -> Tensor:
-        """What the adapter makes of the patches that one call of a tower takes."""
-        name = tower.removeprefix("vision_")
-        count = len(feeds[f"{name}.patches"])
-        lacking = max(0, self.executable.limits[f"{name}.patches"].low - count)
+    def _seen(self, medium: str, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows that each part makes of what one call of the towers takes."""
+        views = self.spec["inputs"][medium]["views"]
+        first = next(iter(views))
+        size = f"{medium}.pictures" if views[first]["dense"] else f"{first}.patches"
+        count = len(feeds[f"{first}.patches"])
+        lacking = max(0, self.executable.limits[size].low - count)
         if lacking:
             feeds = {feed: _extended(tensor, lacking) for feed, tensor in feeds.items()}
-        (features,) = self._run("project", self._run(tower, feeds)).values()
-        return features[: len(features) * count // (count + lacking)]
+        own = f"project_{medium}"
+        made = self._run(
+            own if own in self._methods else "project", self._run(f"vision_{medium}", feeds)
+        )
+        return {
+            name.partition(".")[0]: rows[: len(rows) * count // (count + lacking)]
+            for name, rows in made.items()
+        }
 
     def _run(self, method: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         device = self.executable.device
@@ -258,4 +278,4 @@ def _extended(tensor: Tensor, rows: int) -> Tensor:
     """More rows of zeros; for segment ids, a segment of its own."""
     if tensor.dim() == 1:
         return functional.pad(tensor, (0, rows), value=int(tensor[-1]) + 1)
-    return functional.pad(tensor, (0, 0, 0, rows))
+    return functional.pad(tensor, (*(0, 0) * (tensor.dim() - 1), 0, rows))

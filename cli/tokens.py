@@ -153,6 +153,7 @@ def _show(items: Sequence[Counted]) -> None:
                 item.medium,
                 f"{width}x{height}",
                 f"{item.frames}",
+                f"{item.pictures}",
                 f"{item.resized[0]}x{item.resized[1]}",
                 ",".join(map(str, item.grid)),
                 f"{item.patches:,}",
@@ -160,4 +161,17 @@ def _show(items: Sequence[Counted]) -> None:
                 f"{tagged.least:,}" if exact else f"{tagged.least:,}..{tagged.most:,}",
             )
         )
-    table(rows, ("input", "size", "frames", "resized", "grid t,h,w", "patches", "tokens", "tagged"))
+    table(
+        rows,
+        (
+            "input",
+            "size",
+            "frames",
+            "pictures",
+            "resized",
+            "grid t,h,w",
+            "patches",
+            "tokens",
+            "tagged",
+        ),
+    )

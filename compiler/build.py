@@ -9,11 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..dsl.recipe import Decoder, MergeMLP, Recipe, RegionWords, ViT
+from ..dsl.recipe import (
+    Decoder,
+    Learned,
+    MergeMLP,
+    QFormer,
+    Recipe,
+    RegionWords,
+    Resampler,
+    Selector,
+    ViT,
+)
 from . import ops
 from .graph import Graph, Node
 from .passes.add_losses import MatchRegions, NextToken, Objective
-from .types import TensorType
+from .types import Size, TensorType
+from .yields import PATCHES, Yield, dense, squares, view, yielded
 
 CHANNELS = 3
 """Red, green and blue."""
@@ -25,23 +36,29 @@ def build(recipe: Recipe, *, media: Iterable[str] | None = None) -> Graph:
     """The graph of a recipe, with `logits` for output; with `media`, for these inputs only.
 
     A recipe without a language model yields the features of each of its last parts instead. Types
-    are those of the host's inputs alone: the pass `infer_shapes` fills in the rest.
+    are those of the host's inputs alone: the pass `infer_shapes` fills in the rest. RecipeError
+    when a part cannot take what it is given.
     """
     builder = Builder(recipe, recipe.inputs if media is None else media)
-    ends = recipe.lm.in_ if recipe.lm else tuple(recipe.adapters or recipe.encoders)
-    features = [builder.part(end, medium) for end in ends for medium in builder.reaching(end)]
     if recipe.lm is None:
+        ends = tuple(recipe.adapters or recipe.encoders)
+        features = [builder.part(end, medium) for end in ends for medium in builder.reaching(end)]
         return Graph.of(builder.nodes, {name: name for name in features})
-    return Graph.of(builder.nodes, {"logits": decoder(builder, recipe.lm, features)})
+    rows = [
+        builder.rows(source, medium)
+        for source in recipe.lm.in_
+        for medium in builder.reaching(source.part)
+    ]
+    return Graph.of(builder.nodes, {"logits": decoder(builder, recipe.lm, rows)})
 
 
 def reach(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
     """For each input and part of a recipe, the inputs that reach it, in the order of its rows."""
     found: dict[str, tuple[str, ...]] = {name: (name,) for name in recipe.inputs}
-    for name, part in (recipe.encoders | recipe.adapters).items():
-        found[name] = tuple(medium for source in part.in_ for medium in found[source])
-    if recipe.lm:
-        found["lm"] = tuple(medium for source in recipe.lm.in_ for medium in found[source])
+    parts = recipe.encoders | recipe.adapters
+    for name, part in [*parts.items(), *([("lm", recipe.lm)] if recipe.lm else [])]:
+        media = [medium for source in part.in_ for medium in found[source.part]]
+        found[name] = tuple(dict.fromkeys(media))
     return found
 
 
@@ -66,6 +83,9 @@ class Builder:
         self.nodes: list[Node] = []
         self._media = frozenset(media)
         self._reach = reach(recipe)
+        self._built: dict[tuple[str, str], str] = {}
+        self._taps: dict[tuple[str, str], Mapping[int, str]] = {}
+        self._names: set[str] = set()
 
     def reaching(self, part: str) -> list[str]:
         """The inputs in use that reach a part."""
@@ -73,8 +93,55 @@ class Builder:
 
     def part(self, name: str, medium: str) -> str:
         """Adds the call of an encoder or an adapter for one input; gives its last node."""
-        part = (self.recipe.encoders | self.recipe.adapters)[name]
-        return PARTS[type(part)](self, name, part, medium)
+        if (name, medium) not in self._built:
+            part = (self.recipe.encoders | self.recipe.adapters)[name]
+            self._built[name, medium] = PARTS[type(part)](self, name, part, medium)
+        return self._built[name, medium]
+
+    def source(self, source: Selector, medium: str) -> str:
+        """Adds what a part takes of another, `vit.patches` say; gives its last node."""
+        name = self.part(source.part, medium)
+        blocks = next((step for step in source.parts[1:] if step.first is not None), None)
+        if blocks is not None:
+            assert blocks.first is not None
+            name = self._taps[source.part, medium][blocks.first]
+        whole = Selector(text=source.part, parts=source.parts[:1])
+        if source.parts[-1].name != PATCHES or not self.yields(whole, medium).class_token:
+            return name
+        return self.once(f"{name}.{PATCHES}", ops.DropClassToken(), name)
+
+    def yields(self, source: Selector, medium: str) -> Yield:
+        """What a source yields for an input."""
+        return yielded(self.recipe, source, medium)
+
+    def rows(self, source: Selector, medium: str) -> str:
+        """The same as rows of features, whether packed or dense; gives its last node."""
+        name = self.source(source, medium)
+        if self.yields(source, medium).is_packed:
+            return name
+        return self.once(f"{name}.rows", ops.Rows(), name)
+
+    def taps(self, name: str) -> tuple[int, ...]:
+        """The blocks of a tower behind which something is taken, the last one included if used."""
+        parts = self.recipe.encoders | self.recipe.adapters
+        takers = [*parts.values(), *([self.recipe.lm] if self.recipe.lm else [])]
+        depth, taken = int(getattr(parts[name], "depth", 0)), set[int]()
+        for source in (source for taker in takers for source in taker.in_ if source.part == name):
+            steps = source.parts[1:] if isinstance(source, Selector) else ()
+            at = next((step.first for step in steps if step.first is not None), depth - 1)
+            taken.add(at)
+        return () if taken <= {depth - 1} else tuple(sorted(taken))
+
+    def tapped(self, name: str, medium: str, nodes: Mapping[int, str]) -> None:
+        """Remembers which node holds what a block of a tower yields."""
+        self._taps[name, medium] = nodes
+
+    def once(self, name: str, op: ops.Operation, *inputs: str) -> str:
+        """Adds a node that owns nothing, unless it is there."""
+        if name not in self._names:
+            self.nodes.append(Node(name, op, inputs, loc=self.recipe.span(name.partition(".")[0])))
+            self._names.add(name)
+        return name
 
     def call(self, module: str, op: ops.Operation, *inputs: str, medium: str | None = None) -> str:
         """Adds a call of a module; the call for the first input owns the parameters."""
@@ -85,26 +152,50 @@ class Builder:
         self.nodes.append(Node(name, op, inputs, weights, loc=self.recipe.span(part)))
         return name
 
-    def feed(self, name: str, type: TensorType, *, still: bool = False) -> str:
-        """Adds what the host feeds."""
-        self.nodes.append(Node.fed(name, type, still=still))
+    def feed(self, name: str, type: TensorType, *, medium: str = "") -> str:
+        """Adds what the host feeds; for patches, of which input they are."""
+        still = bool(medium) and self.recipe.inputs[medium].kind == "image"
+        self.nodes.append(Node(name, ops.Input(type, still, medium), type=type))
         return name
 
 
 def vision_tower(builder: Builder, name: str, part: ViT, medium: str) -> str:
     """Patches of one input -> a row for each patch."""
-    rows, head_dim = f"{medium}.patches", part.width // part.heads
+    shown, head_dim = view(builder.recipe, medium, name), part.width // part.heads
     embed = ops.PatchEmbed(part.width, CHANNELS, part.frames_per_patch, part.patch, part.patch_bias)
+    rows: tuple[Size | str, ...] = (f"{shown.name}.patches",)
+    if not part.is_packed:
+        side = grid_of(builder, name, medium)[0]
+        rows = (f"{medium}.pictures", side * side)
     patches = builder.feed(
-        f"{medium}.patches",
-        TensorType((rows, embed.row), "f32"),
-        still=builder.recipe.inputs[medium].kind == "image",
+        f"{shown.name}.patches", TensorType((*rows, embed.row), "f32"), medium=medium
     )
-    segment_id = builder.feed(f"{medium}.segment_id", TensorType((rows,), "i64"))
-    cos = builder.feed(f"{medium}.cos", TensorType((rows, head_dim), "f32"))
-    sin = builder.feed(f"{medium}.sin", TensorType((rows, head_dim), "f32"))
+    tables = []
+    if part.is_packed:
+        tables = [
+            builder.feed(f"{shown.name}.segment_id", TensorType(rows, "i64")),
+            builder.feed(f"{shown.name}.cos", TensorType((*rows, head_dim), "f32")),
+            builder.feed(f"{shown.name}.sin", TensorType((*rows, head_dim), "f32")),
+        ]
+    hidden = builder.call(f"{name}.patch_embed", embed, patches, medium=medium)
+    if isinstance(part.pos, Learned):
+        hidden = builder.call(
+            f"{name}.positions",
+            ops.Positions(
+                part.width,
+                (part.pos.grid.rows, part.pos.grid.columns),
+                grid_of(builder, name, medium),
+                part.class_token,
+            ),
+            hidden,
+            medium=medium,
+        )
+    if part.pre_norm:
+        pre_norm = ops.Norm(part.pre_norm.call, part.width, part.pre_norm.eps)
+        hidden = builder.call(f"{name}.pre_norm", pre_norm, hidden, medium=medium)
+    taps = builder.taps(name)
     blocks = ops.VisionBlocks(
-        part.depth,
+        taps[-1] + 1 if taps else part.depth,  # nothing needs the blocks behind the last tap
         part.width,
         part.heads,
         part.ffn,
@@ -112,19 +203,46 @@ def vision_tower(builder: Builder, name: str, part: ViT, medium: str) -> str:
         part.norm.call,
         part.norm.eps,
         part.qkv_bias,
-        rotary=True,
+        rotary=part.is_packed,
+        packed=part.is_packed,
+        k_bias=part.k_bias,
+        qk_norm=part.qk_norm.call if part.qk_norm else None,
+        qk_eps=part.qk_norm.eps if part.qk_norm else 0.0,
+        layer_scale=part.layer_scale,
+        taps=taps,
     )
-    embedded = builder.call(f"{name}.patch_embed", embed, patches, medium=medium)
-    return builder.call(f"{name}.blocks", blocks, embedded, segment_id, cos, sin, medium=medium)
+    last = builder.call(f"{name}.blocks", blocks, hidden, *tables, medium=medium)
+    if taps:
+        nodes = {
+            block: builder.once(f"{last}.{block}.out", ops.Tap(index), last)
+            for index, block in enumerate(taps)
+        }
+        builder.tapped(name, medium, nodes)
+        last = nodes[taps[-1]]
+    if part.final_norm and (not taps or taps[-1] == part.depth - 1):
+        norm = ops.Norm(part.final_norm.call, part.width, part.final_norm.eps)
+        last = builder.call(f"{name}.norm", norm, last, medium=medium)
+    return last
+
+
+def grid_of(builder: Builder, name: str, medium: str) -> tuple[int, int]:
+    """Rows and columns of patches of a tower whose pictures have one size."""
+    grid = builder.yields(Selector.of(name), medium).grid
+    assert grid
+    return grid
 
 
 def merge(builder: Builder, name: str, part: MergeMLP, medium: str) -> str:
     """A row for each patch -> a row for each window of patches."""
     (source,) = part.in_
-    below = builder.part(source, medium)
+    below, given = builder.source(source, medium), builder.yields(source, medium)
+    window = part.window.rows, part.window.columns
+    if not given.is_packed:
+        grid = squares(builder.recipe, name, source, medium)
+        below = builder.once(f"{below}.windows", ops.Windows(grid, window), below)
     op = ops.MergeMLP(
         part.window.area,
-        builder.recipe.encoders[source].width,
+        given.width,
         part.hidden,
         part.out,
         part.act,
@@ -134,8 +252,49 @@ def merge(builder: Builder, name: str, part: MergeMLP, medium: str) -> str:
     return builder.call(name, op, below, medium=medium)
 
 
-PARTS: Mapping[type, Callable[..., str]] = {ViT: vision_tower, MergeMLP: merge}
-"""How each type of encoder and adapter is built."""
+def qformer(builder: Builder, name: str, part: QFormer, medium: str) -> str:
+    """The tokens of each picture -> a row for each query."""
+    (source,) = part.in_
+    given = dense(builder.recipe, name, source, medium)
+    op = ops.QFormer(
+        part.queries,
+        part.depth,
+        part.width,
+        given.width,
+        part.heads,
+        part.ffn,
+        part.act,
+        part.norm.call,
+        part.norm.eps,
+        part.cross_every,
+    )
+    return builder.call(name, op, builder.source(source, medium), medium=medium)
+
+
+def resampler(builder: Builder, name: str, part: Resampler, medium: str) -> str:
+    """The patches of each picture -> a row for each query."""
+    (source,) = part.in_
+    given = dense(builder.recipe, name, source, medium)
+    op = ops.Resampler(
+        (part.queries.rows, part.queries.columns),
+        squares(builder.recipe, name, source, medium),
+        given.width,
+        part.width,
+        part.heads,
+        part.out,
+        part.norm.call,
+        part.norm.eps,
+    )
+    return builder.call(name, op, builder.source(source, medium), medium=medium)
+
+
+PARTS: Mapping[type, Callable[..., str]] = {
+    ViT: vision_tower,
+    MergeMLP: merge,
+    QFormer: qformer,
+    Resampler: resampler,
+}
+"""How each type of encoder and adapter is built: it gives the last of the nodes that it adds."""
 
 
 def decoder(builder: Builder, part: Decoder, features: list[str]) -> str:

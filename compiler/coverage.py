@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
-from ..dsl.recipe import Lora, Lr, Recipe, Selector, SelectorStep
+from ..dsl.recipe import LayerDecay, Lora, Lr, Recipe, Selector, SelectorStep
 from .build import build
 from .graph import Graph
 from .ops import ZEROS, Embed, Head, Param
@@ -48,7 +48,7 @@ class _Claim:
     """One entry of `train` or `freeze`, and the parameters that it speaks of."""
 
     path: str
-    entry: Selector | Lora | Lr
+    entry: Selector | Lora | Lr | LayerDecay
     trains: bool
     names: tuple[str, ...]
 
@@ -97,11 +97,20 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
             if isinstance(claim.entry, Lora):
                 adapted[name] = claim.entry
             owner.setdefault(name, claim)
+    for claim in _mentions(recipe, stage, parameters):
+        if not claim.names:
+            findings.add(_empty(recipe, claim, parameters))
+    for claim in claims:
+        by_layers = isinstance(claim.entry, LayerDecay) and claim.names
+        if by_layers and not layers(claim.selector.part, parameters):
+            findings.add(without_blocks(recipe, claim.path, claim.selector))
     missing = [name for name in parameters if name not in owner]
     if missing:
         findings.add(_unlisted(recipe, stage, missing, parameters))
-    trained = {n: p for n, p in parameters.items() if n in owner and not owner[n].keeps}
-    factors = {n: e.factor if isinstance(e := owner[n].entry, Lr) else 1.0 for n in trained}
+    trained = {
+        n: p for n, p in parameters.items() if n in owner and not owner[n].keeps and not p.fixed
+    }
+    factors = {name: _factor(owner[name].entry, name, parameters) for name in trained}
     frozen = {name: param for name, param in parameters.items() if name not in trained}
     if not trained and not adapted and not findings:
         findings.add(_idle(recipe, stage))
@@ -120,6 +129,64 @@ def _claims(recipe: Recipe, name: str, graph: Graph) -> Iterator[_Claim]:
                 chosen = [n for n in chosen if len(parameters[n].shape) == 2 and n not in tables]
             path = f"{name}.{setting}[{index}]"
             yield _Claim(path, entry, setting == "train", tuple(chosen))
+
+
+def _mentions(recipe: Recipe, name: str, parameters: Mapping[str, Param]) -> Iterator[_Claim]:
+    """What the other settings of a stage select, beside what becomes of it."""
+    stage = recipe.stages[name]
+    dropped = [drop.target for drop in stage.drop_path]
+    for setting, selectors in (("optim.no_decay", stage.optim.no_decay), ("drop_path", dropped)):
+        for index, selector in enumerate(selectors):
+            chosen = tuple(n for n in parameters if selector.matches(n))
+            yield _Claim(f"{name}.{setting}[{index}]", selector, False, chosen)
+
+
+def _factor(
+    entry: Selector | Lora | Lr | LayerDecay, name: str, parameters: Mapping[str, Param]
+) -> float:
+    """The learning rate of a parameter in units of the stage's."""
+    match entry:
+        case Lr(factor=factor):
+            return factor
+        case LayerDecay(target=target, rate=rate, lr=lr):
+            below = layers(target.part, parameters)
+            return lr * rate ** below.get(name, 0)
+    return 1.0
+
+
+def layers(part: str, parameters: Iterable[str]) -> dict[str, int]:
+    """How many layers below the top of its part each parameter lies; nothing where no blocks are.
+
+    What comes after the blocks is the top, and what comes before the first of them lies one layer
+    below it: the layers of BEiT and of those that took its rule over.
+
+    >>> names = ["vit.embed.weight", "vit.blocks.0.weight", "vit.blocks.1.weight", "vit.norm.bias"]
+    >>> list(layers("vit", names).values())
+    [3, 2, 1, 0]
+    """
+    own = [name for name in parameters if name.partition(".")[0] == part]
+    numbers = {n: int(next(w for w in n.split(".") if w.isdigit())) for n in own if _numbered(n)}
+    if not numbers:
+        return {}
+    depth, first = max(numbers.values()) + 1, own.index(next(iter(numbers)))
+    return {
+        name: depth - numbers[name] if name in numbers else (depth + 1) * (place < first)
+        for place, name in enumerate(own)
+    }
+
+
+def _numbered(name: str) -> bool:
+    return any(word.isdigit() for word in name.split("."))
+
+
+def without_blocks(recipe: Recipe, path: str, selector: Selector) -> Diagnostic:
+    """The complaint that something goes by the blocks of a part that has none."""
+    return Diagnostic(
+        "F612",
+        f"`{selector.part}` has no blocks to go by",
+        labels(recipe, (path, "this goes from block to block")),
+        fix=Fix("name a part with blocks, such as a tower"),
+    )
 
 
 def _clash(one: _Claim, other: _Claim) -> bool:

@@ -18,9 +18,7 @@ from ..dsl.recipe import (
     CallModel,
     IndexItem,
     LayoutItem,
-    Lora,
     LossItem,
-    Lr,
     Range,
     Recipe,
     RepeatItem,
@@ -161,10 +159,9 @@ def diff(old: Recipe, new: Recipe) -> Difference:
 def _reusable(
     old: Recipe, new: Recipe, before: Mapping[str, Param], after: Mapping[str, Param]
 ) -> list[str]:
-    given = names(old).published
-    shapes = {given[name]: param.shape for name, param in before.items()}
-    wanted = names(new).published
-    return [name for name, param in after.items() if shapes.get(wanted[name]) == param.shape]
+    given = {place: before[name].shape for name, place in names(old).places.items()}
+    wanted = names(new).places
+    return [name for name, param in after.items() if given.get(wanted[name]) == param.shape]
 
 
 def _operations(new: Recipe, before: Graph, after: Graph) -> Iterator[Edit]:
@@ -222,7 +219,7 @@ def _weights(old: Recipe, new: Recipe) -> Iterator[Edit]:
 
 
 def _sources(recipe: Recipe) -> dict[str, str]:
-    found = {"weights.from": recipe.weights.from_.repository} if recipe.weights else {}
+    found = {"weights.from": recipe.weights.repositories} if recipe.weights else {}
     for name in (*recipe.encoders, *recipe.adapters, "lm"):
         start = getattr(recipe.block(name), "start", None)
         if start is not None:
@@ -340,8 +337,4 @@ def _shown(value: object) -> str:
         case Range(low=low, high=high, step=step):
             ends = f"{'' if low is None else low}..{high}"
             return ends if step == 1 else f"{ends} by {step}"
-        case Lora(target=target, rank=rank):
-            return f"lora({target}, rank: {rank})"
-        case Lr(target=target, factor=factor):
-            return f"lr({target}, {factor:g})"
     return str(value)

@@ -42,9 +42,9 @@ class Node:
     loc: Span | None = field(default=None, compare=False)
 
     @classmethod
-    def fed(cls, name: str, type: TensorType, *, still: bool = False) -> Node:
+    def fed(cls, name: str, type: TensorType) -> Node:
         """What the host feeds under this name."""
-        return cls(name, Input(type, still), type=type)
+        return cls(name, Input(type), type=type)
 
     @property
     def module(self) -> str:

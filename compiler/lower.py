@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..blocks.adapter.merge import MergeMLP
+from ..blocks.adapter.merge import MergeMLP, windows
+from ..blocks.adapter.qformer import QFormer
+from ..blocks.adapter.resampler import Resampler, sines
 from ..blocks.language.attention import cache_mask, segment_mask
 from ..blocks.language.decoder import DecoderBlocks, Embed
 from ..blocks.lora import AdaptedLinear
@@ -26,6 +28,7 @@ from ..blocks.norms import NORMS
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
+from ..blocks.vision.positions import Positions
 from ..dsl.recipe import Lora
 from . import ops
 from .graph import Graph, Program
@@ -45,11 +48,44 @@ class Row:
 
 
 def _vision_blocks(op: ops.VisionBlocks) -> nn.Module:
-    return VisionBlocks(op.depth, op.width, op.heads, op.ffn, op.act, op.norm, op.eps, op.qkv_bias)
+    return VisionBlocks(
+        op.depth,
+        op.width,
+        op.heads,
+        op.ffn,
+        op.act,
+        op.norm,
+        op.eps,
+        op.qkv_bias,
+        k_bias=op.k_bias,
+        qk_norm=op.qk_norm,
+        qk_eps=op.qk_eps,
+        layer_scale=op.layer_scale is not None,
+        taps=op.taps,
+    )
 
 
 def _merge_mlp(op: ops.MergeMLP) -> nn.Module:
     return MergeMLP(op.area, op.width, op.hidden, op.out, op.act, op.norm, op.eps)
+
+
+def _qformer(op: ops.QFormer) -> nn.Module:
+    return QFormer(
+        op.queries,
+        op.depth,
+        op.width,
+        op.into,
+        op.heads,
+        op.ffn,
+        op.act,
+        op.norm,
+        op.eps,
+        op.cross_every,
+    )
+
+
+def _resampler(op: ops.Resampler) -> nn.Module:
+    return Resampler(op.queries, op.grid, op.into, op.width, op.heads, op.out, op.norm, op.eps)
 
 
 def _decoder_blocks(op: ops.DecoderBlocks) -> nn.Module:
@@ -96,8 +132,18 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
             make=lambda op: PatchEmbed(op.channels, op.frames, op.patch, op.width, op.bias),
             run=lambda op, block, rows: block(rows),
         ),
+        ops.Positions: Row(
+            make=lambda op: Positions(op.width, op.table, op.grid, op.class_token),
+            run=lambda op, block, x: block(x),
+        ),
         ops.VisionBlocks: Row(make=_vision_blocks, run=lambda op, block, *values: block(*values)),
+        ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
+        ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
+        ops.Rows: Row(run=lambda op, block, x: x.flatten(0, 1)),
+        ops.Windows: Row(run=lambda op, block, x: windows(x, op.grid, op.window)),
         ops.MergeMLP: Row(make=_merge_mlp, run=lambda op, block, x: block(x)),
+        ops.QFormer: Row(make=_qformer, run=lambda op, block, x: block(x)),
+        ops.Resampler: Row(make=_resampler, run=lambda op, block, x: block(x)),
         ops.Embed: Row(
             make=lambda op: Embed(op.vocab, op.width), run=lambda op, block, ids: block(ids)
         ),
@@ -292,6 +338,11 @@ def initial(name: str, param: ops.Param, seed: int) -> Tensor:
         return torch.zeros(param.shape)
     if param.init.kind == "ones":
         return torch.ones(param.shape)
+    if param.init.kind == "constant":
+        return torch.full(param.shape, param.init.scale)
+    if param.init.kind == "sines":
+        assert param.init.grid
+        return sines(*param.init.grid, param.shape[-1])
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
     fan_in = param.init.kind == "fan_in"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from .types import Size, TensorType, add, divide
+from .types import Size, TensorType, add, divide, multiply
 
 
 class MisfitError(Exception):
@@ -31,17 +31,20 @@ class Init:
 
     `fan_in` draws from a normal distribution whose deviation is 1 / sqrt(numbers that one output is
     a sum of). At the widths of published models that is near the usual 0.02 (0.017 at 3584), and a
-    narrow one starts with signals as strong as theirs.
+    narrow one starts with signals as strong as theirs. `sines` tells the cells of a `grid` of rows
+    and columns apart.
 
     >>> str(Init("normal", 0.02)), str(Init("fan_in"))
     ('normal(0.02)', 'fan_in')
     """
 
-    kind: Literal["fan_in", "normal", "ones", "zeros"]
+    kind: Literal["fan_in", "normal", "constant", "ones", "zeros", "sines"]
     scale: float = 0.0
+    grid: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind}({self.scale!r})" if self.kind == "normal" else self.kind
+        scaled = self.kind in ("normal", "constant")
+        return f"{self.kind}({self.scale!r})" if scaled else self.kind
 
 
 FAN_IN = Init("fan_in")
@@ -52,10 +55,14 @@ ZEROS = Init("zeros")
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter: its shape, and how it starts when no checkpoint gives it."""
+    """One parameter: its shape, and how it starts when no checkpoint gives it.
+
+    A `fixed` one stays as it starts: checkpoints hold it, and no stage trains it.
+    """
 
     shape: tuple[int, ...]
     init: Init = FAN_IN
+    fixed: bool = False
 
     @property
     def count(self) -> int:
@@ -107,6 +114,15 @@ def norm(name: str, kind: NormKind, width: int) -> Parameters:
     return scale | ({f"{name}.bias": Param((width,), ZEROS)} if kind == "layernorm" else {})
 
 
+def attention(name: str, width: int, into: int | None = None) -> Parameters:
+    """The parameters of an attention with a matrix for each of q, k, v and o, all with a bias."""
+    sizes = {"q": width, "k": into or width, "v": into or width, "o": width}
+    made = Parameters()
+    for which, size in sizes.items():
+        made |= linear(f"{name}.{which}", width, size, bias=True)
+    return made
+
+
 def numbered(depth: int, block: Parameters) -> Parameters:
     """The parameters of `depth` equal blocks, each name led by the number of its block."""
     return {f"{i}.{name}": param for i in range(depth) for name, param in block.items()}
@@ -128,12 +144,14 @@ def _wants(port: int, inputs: tuple[TensorType, ...], *sizes: Size | str | None)
 class Input(Plain):
     """What the host feeds under the node's name.
 
-    `still`: patches of pictures, so all frames of a row are the same.
+    `medium` is the input of the recipe whose patches these are; `still`: patches of pictures, so
+    all frames of a row are the same.
     """
 
     name: ClassVar[str] = "input"
     type: TensorType
     still: bool = False
+    medium: str = ""
 
     def result(self, *inputs: TensorType) -> TensorType:
         """As declared."""
@@ -160,7 +178,7 @@ class Cache(Plain):
 
 @dataclass(frozen=True, slots=True)
 class PatchEmbed:
-    """Embeds rows of flattened patches: a convolution whose kernel equals its stride.
+    """Embeds flattened patches: a convolution whose kernel equals its stride.
 
     A row holds channel, frame, patch row, patch column, outermost first. Where `folded`, the rows
     hold one frame that stands for all of them, and the kernel is summed over its frames.
@@ -180,20 +198,54 @@ class PatchEmbed:
         return self.channels * (1 if self.folded else self.frames) * self.patch**2
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(rows [N, row]) -> [N, width]."""
-        _wants(0, inputs, None, self.row)
-        return TensorType((inputs[0].sizes[0], self.width))
+        """(rows [..., row]) -> [..., width]."""
+        if inputs[0].width != self.row:
+            raise MisfitError(0, f"{self.row} wide", inputs[0].width)
+        return TensorType((*inputs[0].sizes[:-1], self.width))
 
     def parameters(self) -> Parameters:
-        """The kernel with its frames, folded or not."""
-        weight = Param((self.width, self.channels, self.frames, self.patch, self.patch))
+        """The kernel, with its frames (folded or not) where there are several."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        weight = Param((self.width, self.channels, *frames, self.patch, self.patch))
         bias = {"bias": Param((self.width,), ZEROS)} if self.bias else {}
         return {"weight": weight} | bias
 
 
 @dataclass(frozen=True, slots=True)
+class Positions:
+    """Adds a learned row to each patch of a picture, behind a learned class token if there is one.
+
+    The table has a row for each cell of `table` (rows, columns); where the `grid` of the picture is
+    another, it is resized.
+    """
+
+    name: ClassVar[str] = "positions"
+    width: int
+    table: tuple[int, int]
+    grid: tuple[int, int]
+    class_token: bool
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, P, width]) -> [M, P, width], or [M, 1 + P, width] with the class token."""
+        patches = self.grid[0] * self.grid[1]
+        _wants(0, inputs, None, patches, self.width)
+        return TensorType((inputs[0].sizes[0], patches + self.class_token, self.width))
+
+    def parameters(self) -> Parameters:
+        """The table, the class token's row first, and the class token."""
+        rows = self.table[0] * self.table[1] + self.class_token
+        table = {"table": Param((1, rows, self.width), TABLE)}
+        token = {"class_token": Param((1, 1, self.width), TABLE)} if self.class_token else {}
+        return table | token
+
+
+@dataclass(frozen=True, slots=True)
 class VisionBlocks:
-    """Transformer blocks over packed patches: attention inside equal segment ids only."""
+    """Transformer blocks over patches: attention inside equal segment ids, or inside a picture.
+
+    `taps` counts the blocks from 0: the value is what each of these yields, one after another,
+    which `Tap` takes apart. Without taps, it is what the last block yields.
+    """
 
     name: ClassVar[str] = "vision_blocks"
     depth: int
@@ -205,6 +257,12 @@ class VisionBlocks:
     eps: float
     qkv_bias: bool
     rotary: bool
+    packed: bool = True
+    k_bias: bool = True
+    qk_norm: NormKind | None = None
+    qk_eps: float = 0.0
+    layer_scale: float | None = None
+    taps: tuple[int, ...] = ()
 
     @property
     def head_dim(self) -> int:
@@ -212,25 +270,88 @@ class VisionBlocks:
         return self.width // self.heads
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(x [N, width], segment_id [N], and if rotary: cos, sin [N, head_dim]) -> as x."""
-        _wants(0, inputs, None, self.width)
-        rows = inputs[0].sizes[0]
-        _wants(1, inputs, rows)
-        for port in (2, 3) if self.rotary else ():
-            _wants(port, inputs, rows, self.head_dim)
-        return inputs[0]
+        """(x [N, width], segment_id [N], and if rotary: cos, sin [N, head_dim]) -> as x;
+        not packed: (x [M, T, width]) -> as x."""
+        if not self.packed:
+            _wants(0, inputs, None, None, self.width)
+        else:
+            _wants(0, inputs, None, self.width)
+            rows = inputs[0].sizes[0]
+            _wants(1, inputs, rows)
+            for port in (2, 3) if self.rotary else ():
+                _wants(port, inputs, rows, self.head_dim)
+        if not self.taps:
+            return inputs[0]
+        return TensorType((len(self.taps), *inputs[0].sizes))
 
     def parameters(self) -> Parameters:
         """Both norms, attention with q, k, v in one matrix, and the feed-forward."""
-        return numbered(
-            self.depth,
-            norm("norm1", self.norm, self.width)
-            | linear("attn.qkv", 3 * self.width, self.width, bias=self.qkv_bias)
-            | linear("attn.proj", self.width, self.width, bias=True)
-            | norm("norm2", self.norm, self.width)
-            | linear("mlp.fc1", self.ffn, self.width, bias=True)
-            | linear("mlp.fc2", self.width, self.ffn, bias=True),
-        )
+        block = norm("norm1", self.norm, self.width)
+        block |= linear("attn.qkv", 3 * self.width, self.width, bias=self.qkv_bias and self.k_bias)
+        if self.qkv_bias and not self.k_bias:
+            block |= {f"attn.{which}_bias": Param((self.width,), ZEROS) for which in "qv"}
+        if self.qk_norm:
+            for which in "qk":
+                block |= norm(f"attn.{which}_norm", self.qk_norm, self.width)
+        block |= linear("attn.proj", self.width, self.width, bias=True)
+        block |= norm("norm2", self.norm, self.width)
+        block |= linear("mlp.fc1", self.ffn, self.width, bias=True)
+        block |= linear("mlp.fc2", self.width, self.ffn, bias=True)
+        if self.layer_scale is not None:
+            start = Init("constant", self.layer_scale)
+            block |= {name: Param((self.width,), start) for name in ("ls1", "ls2")}
+        return numbered(self.depth, block)
+
+
+@dataclass(frozen=True, slots=True)
+class Tap(Plain):
+    """One of the values that blocks with taps yield."""
+
+    name: ClassVar[str] = "tap"
+    index: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([taps, ...]) -> [...]."""
+        return TensorType(inputs[0].sizes[1:], inputs[0].dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class DropClassToken(Plain):
+    """The patches of each picture, without the class token before them."""
+
+    name: ClassVar[str] = "drop_class_token"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, 1 + P, W]) -> [M, P, W]."""
+        pictures, tokens, width = inputs[0].sizes
+        assert isinstance(tokens, int)
+        return TensorType((pictures, tokens - 1, width))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Plain):
+    """The tokens of all pictures as rows, one picture after another."""
+
+    name: ClassVar[str] = "rows"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, T, W]) -> [M * T, W]."""
+        pictures, tokens, width = inputs[0].sizes
+        return TensorType((multiply(pictures, tokens), width))
+
+
+@dataclass(frozen=True, slots=True)
+class Windows(Plain):
+    """The patches of whole pictures, those of a window one after another."""
+
+    name: ClassVar[str] = "windows"
+    grid: tuple[int, int]
+    window: tuple[int, int]
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, P, W]) -> as given."""
+        _wants(0, inputs, None, self.grid[0] * self.grid[1], None)
+        return inputs[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +368,11 @@ class MergeMLP:
     eps: float
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(x [N, width]) -> [N // area, out]."""
-        _wants(0, inputs, None, self.width)
-        return TensorType((divide(inputs[0].sizes[0], self.area), self.out))
+        """(x [..., N, width]) -> [..., N // area, out]."""
+        if inputs[0].width != self.width:
+            raise MisfitError(0, f"{self.width} wide", inputs[0].width)
+        *before, rows, _ = inputs[0].sizes
+        return TensorType((*before, divide(rows, self.area), self.out))
 
     def parameters(self) -> Parameters:
         """The norm and both layers."""
@@ -257,6 +380,84 @@ class MergeMLP:
             norm("norm", self.norm, self.width)
             | linear("fc1", self.hidden, self.area * self.width, bias=True)
             | linear("fc2", self.out, self.hidden, bias=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QFormer:
+    """Learned queries, a norm over them, and post-norm blocks in which they look at a picture.
+
+    The first of every `cross_every` blocks looks.
+    """
+
+    name: ClassVar[str] = "qformer"
+    queries: int
+    depth: int
+    width: int
+    into: int
+    heads: int
+    ffn: int
+    act: Activation
+    norm: NormKind
+    eps: float
+    cross_every: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, T, into]) -> [M, queries, width]."""
+        _wants(0, inputs, None, None, self.into)
+        return TensorType((inputs[0].sizes[0], self.queries, self.width))
+
+    def parameters(self) -> Parameters:
+        """The queries and their norm, then of each block its branches, each with its norm."""
+        own = {"query": Param((1, self.queries, self.width), TABLE)}
+        own |= norm("norm", self.norm, self.width)
+        for index in range(self.depth):
+            block = attention("attn", self.width) | norm("norm1", self.norm, self.width)
+            if index % self.cross_every == 0:
+                block |= attention("cross", self.width, self.into)
+                block |= norm("cross_norm", self.norm, self.width)
+            block |= linear("mlp.fc1", self.ffn, self.width, bias=True)
+            block |= linear("mlp.fc2", self.width, self.ffn, bias=True)
+            block |= norm("norm2", self.norm, self.width)
+            own |= {f"blocks.{index}.{name}": param for name, param in block.items()}
+        return own
+
+
+@dataclass(frozen=True, slots=True)
+class Resampler:
+    """Learned queries attend once to the patches of a picture, between norms; then a linear layer.
+
+    `queries` and `grid` are the rows and columns that the queries and the patches stand in. A table
+    of sines tells the queries where they are, and resized to the grid, the patches.
+    """
+
+    name: ClassVar[str] = "resampler"
+    queries: tuple[int, int]
+    grid: tuple[int, int]
+    into: int
+    width: int
+    heads: int
+    out: int
+    norm: NormKind
+    eps: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, P, into]) -> [M, Q, out]."""
+        _wants(0, inputs, None, self.grid[0] * self.grid[1], self.into)
+        return TensorType((inputs[0].sizes[0], self.queries[0] * self.queries[1], self.out))
+
+    def parameters(self) -> Parameters:
+        """The queries, their places, the norms, the attention and the layers round it."""
+        shape = (1, self.queries[0] * self.queries[1], self.width)
+        return (
+            {"query": Param(shape, TABLE)}
+            | {"table": Param(shape, Init("sines", grid=self.queries), fixed=True)}
+            | linear("kv", self.width, self.into, bias=False)
+            | norm("norm_q", self.norm, self.width)
+            | norm("norm_kv", self.norm, self.width)
+            | attention("attn", self.width)
+            | norm("norm", self.norm, self.width)
+            | linear("proj", self.out, self.width, bias=False)
         )
 
 
@@ -483,8 +684,15 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Input,
         Cache,
         PatchEmbed,
+        Positions,
         VisionBlocks,
+        Tap,
+        DropClassToken,
+        Rows,
+        Windows,
         MergeMLP,
+        QFormer,
+        Resampler,
         Embed,
         Concat,
         Splice,

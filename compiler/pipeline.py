@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..dsl.diagnostics import Diagnostic, Findings
+from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
 from ..dsl.recipe import Recipe
 from .build import build, objectives
 from .coverage import Coverage, coverage
@@ -34,7 +34,7 @@ from .proofs.layouts import prove_layouts
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
 from .spec import feed_spec
-from .tokens import inference_limits, meaning_of, placed, training_limits
+from .tokens import as_seen, inference_limits, meaning_of, placed, training_limits
 from .types import Bounds
 from .verify import verify
 from .weights import prove_weights
@@ -160,6 +160,12 @@ def prove(recipe: Recipe) -> tuple[Diagnostic, ...]:
     RecipeError with every mistake of all proofs; otherwise the warnings.
     """
     findings = Findings()
+    try:
+        build(recipe)
+    except RecipeError as error:
+        for diagnostic in error.diagnostics:
+            findings.add(diagnostic)
+        findings.raise_if_any()  # what cannot be built has nothing more to prove
     for proof in PROOFS:
         proof(recipe, findings)
     findings.raise_if_any()
@@ -184,6 +190,7 @@ def for_inference(
     RecipeError when the parts of the recipe do not fit together.
     """
     chosen = recipe.modes[mode]
+    recipe = as_seen(recipe, chosen)
     seen = tuple(placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media)
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
@@ -203,7 +210,8 @@ def for_training(
     RecipeError when the stage does not say exactly one thing of each parameter.
     """
     chosen, covered = recipe.stages[stage], coverage(recipe, stage)
-    layouts = [recipe.layouts[name] for name in chosen.layout]
+    recipe = as_seen(recipe, chosen)
+    layouts = [recipe.layouts[name] for name in chosen.layouts]
     seen = tuple(placed(recipe, layouts) if media is None else media)
     methods = run(
         build(recipe, media=seen), training_passes(recipe, stage, covered), watcher or Watcher()

@@ -35,6 +35,12 @@ class StagePlan:
         return {**self.coverage.trained, **self.coverage.added}
 
     @property
+    def spared(self) -> frozenset[str]:
+        """The trained parameters that weight decay leaves alone by name."""
+        chosen = self.settings.optim.no_decay
+        return frozenset(n for n in self.trained if any(one.matches(n) for one in chosen))
+
+    @property
     def groups(self) -> dict[float, tuple[str, ...]]:
         """The trained parameters by learning rate, in units of the stage's."""
         found = dict[float, list[str]]()

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..blocks.input.sizes import ClipRule, SizeRule
+from ..blocks.input.sizes import ClipRule, Native, Tiles
 from .types import Bounds, Call, Function, Option, Size
 
 
 def _fit(
     width: int, height: int, *, multiple: int, least: int, most: int, aspect: float = 0
 ) -> int:
-    rule = SizeRule(multiple, least, most, patch=multiple, aspect=aspect or None)
-    return rule.tokens(rule.image_grid(width, height))
+    rule = Native(multiple, least, most, aspect=aspect or None)
+    return math.prod(rule.size(width, height)) // multiple**2
 
 
 def _fit_frame(
@@ -35,15 +35,7 @@ def _fit_frame(
 ) -> int:
     # The frames are chosen already: of the clip's rule only its cap matters.
     clip = ClipRule(rate=1, least=1, most=frames, step=1, cap=cap or None, slack=slack)
-    rule = SizeRule(
-        multiple,
-        least,
-        most,
-        patch=multiple,
-        frames_per_patch=per,
-        aspect=aspect or None,
-        clip=clip,
-    )
+    rule = Native(multiple, least, most, aspect=aspect or None, per_slot=per, clip=clip)
     return math.prod(rule.resized_frame(width, height, frames)) // multiple**2
 
 
@@ -101,10 +93,32 @@ def _fewest(least: int, most: int) -> int:
     return min(least, -(-most // 4))
 
 
+def _tiles(
+    width: int,
+    height: int,
+    *,
+    low: int,
+    high: int,
+    side: int,
+    thumbnail: int = 1,
+    aspect: float = 0,
+) -> int:
+    rule = Tiles(side, low, high, bool(thumbnail), aspect or None)
+    return rule.pictures(width, height)
+
+
+def _tiles_bound(*_: Bounds, low: int, high: int, thumbnail: int = 1, **_rest: Option) -> Bounds:
+    return Bounds(low + (thumbnail and low > 1), high + (thumbnail and high > 1))
+
+
 FIT = Function("fit", _fit, _fit_bound)
 FIT_FRAME = Function("fit_frame", _fit_frame, _fit_frame_bound)
 
-FUNCTIONS: Mapping[str, Function] = {function.name: function for function in (FIT, FIT_FRAME)}
+TILES = Function("tiles", _tiles, _tiles_bound)
+
+FUNCTIONS: Mapping[str, Function] = {
+    function.name: function for function in (FIT, FIT_FRAME, TILES)
+}
 """Every function that a size may call, by the name that its text uses."""
 
 
@@ -134,3 +148,17 @@ def fit_frame(width: Size, height: Size, frames: Size, **options: Option) -> Siz
     720
     """
     return Call(FIT_FRAME, (width, height, frames), tuple(options.items()))
+
+
+def tiles(width: Size, height: Size, **options: Option) -> Size:
+    """Pictures that one is cut into: `low` to `high` tiles of `side` pixels, and a thumbnail.
+
+    A `thumbnail` of 0 leaves that out; where there is one tile it is left out anyway.
+
+    >>> from triptych.compiler.types import bounds, evaluate
+    >>> evaluate(tiles(800, 1300, low=1, high=12, side=448), {})
+    7
+    >>> str(bounds(tiles(1, 1, low=1, high=12, side=448), {}))
+    '1..13'
+    """
+    return Call(TILES, (width, height), tuple(options.items()))

@@ -6,51 +6,40 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..dsl.recipe import (
-    CallModel,
-    Clip,
-    Half,
     ImageInput,
-    Imagenet,
     IndexItem,
     Layout,
     LayoutItem,
     LossItem,
-    MeanStd,
     Mode,
     Mrope,
-    Normalize,
     Recipe,
     RepeatItem,
+    Rope2d,
     RuleItem,
     SlotItem,
     SpecialItem,
     Stage,
     TextItem,
+    ViT,
 )
-from .build import CHANNELS
-from .tokens import size_rule
+from .build import CHANNELS, reach
+from .tokens import ends, mean_std, size_rule
+from .yields import View, views
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
 
-NORMALIZE: dict[type[CallModel], tuple[list[float], list[float]]] = {
-    # The constants of OpenAI's CLIP, and of torchvision for ImageNet.
-    Clip: ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
-    Half: ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-    Imagenet: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-}
-"""Mean and deviation of red, green and blue, on the scale from 0 to 1."""
-
-
 def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> dict[str, Any]:
     """The host's part of a stage or a mode that takes the inputs `media`.
 
-    Keys: `tokens` (tokenizer, special tokens, padding), `inputs` in the order of the feature rows,
-    `vision` and `text` (positions), `layouts` (all of them), `layout` (those of the purpose, the
-    preferred first), `limits`, and for a mode `sampling`.
+    Keys: `tokens` (tokenizer, special tokens, padding), `inputs`, `features` (the part and the
+    input of each run of feature rows, in order), `text` (positions), `layouts` (all of them),
+    `layout` (those of the purpose, the preferred first), `limits`, and for a mode `sampling`.
     """
     assert recipe.tokens and recipe.lm
-    chosen = purpose.layout if isinstance(purpose, Stage) else (purpose.layout,)
+    media = tuple(media)
+    chosen = purpose.layouts if isinstance(purpose, Stage) else (purpose.layout,)
     spec = {
         "format": FORMAT,
         "recipe": recipe.name,
@@ -63,7 +52,12 @@ def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> di
             "pad": recipe.tokens.specials[recipe.tokens.pad].id,
         },
         "inputs": {medium: _input(recipe, medium) for medium in media},
-        "vision": _vision(recipe),
+        "features": [
+            [source.part, medium]
+            for source in recipe.lm.in_
+            for medium in reach(recipe)[source.part]
+            if medium in media
+        ],
         "text": _text(recipe),
         "layouts": {name: layout_json(recipe, rules) for name, rules in recipe.layouts.items()},
         "layout": list(chosen),
@@ -82,32 +76,47 @@ def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> di
 
 
 def _input(recipe: Recipe, medium: str) -> dict[str, Any]:
-    given, size = recipe.inputs[medium], size_rule(recipe, medium)
-    mean, std = _mean_std(given.normalize)
-    still = isinstance(given, ImageInput)
+    given = recipe.inputs[medium]
     return {
         "kind": given.kind,
-        "size": size.to_json(),
+        "size": size_rule(recipe, medium).to_json(),
         "alpha": given.alpha if isinstance(given, ImageInput) else "drop",
-        "mean": mean,
-        "std": std,
         "channels": CHANNELS,
-        "folded": still and size.frames_per_patch > 1,
+        "views": {shown.name: _view(recipe, shown) for shown in views(recipe, medium)},
+        "ends": {
+            part: {
+                "tokens": end.tokens,
+                "grid": list(end.grid) if end.grid else None,
+                "window": list(end.window),
+            }
+            for part, end in ends(recipe, medium).items()
+        },
     }
 
 
-def _mean_std(normalize: Normalize) -> tuple[list[float], list[float]]:
-    if isinstance(normalize, MeanStd):
-        return list(normalize.mean), list(normalize.std)
-    return NORMALIZE[type(normalize)]
-
-
-def _vision(recipe: Recipe) -> dict[str, Any] | None:
-    """The positions of patches; None where nothing is seen."""
-    tower = next(iter(recipe.encoders.values()), None)
-    if tower is None:
-        return None
-    return {"head_dim": tower.width // tower.heads, "theta": tower.pos.theta}
+def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
+    """What one tower sees of an input, and the positions of its patches."""
+    given, tower = recipe.inputs[shown.medium], recipe.encoders[shown.encoder]
+    normalize = tower.normalize or given.normalize
+    assert normalize, "pixels without a scale are refused by prove_shapes"
+    mean, std = mean_std(normalize)
+    frames = getattr(tower, "frames_per_patch", 1)
+    packed = shown.side is None
+    window = next(
+        (end.window for end in ends(recipe, shown.medium).values() if end.is_packed), (1, 1)
+    )
+    pos = tower.pos if isinstance(tower, ViT) and isinstance(tower.pos, Rope2d) else None
+    return {
+        "patch": tower.patch,
+        "frames_per_patch": frames,
+        "folded": isinstance(given, ImageInput) and frames > 1,
+        "mean": mean,
+        "std": std,
+        "dense": not packed,
+        "window": list(window),
+        "rotary": {"head_dim": tower.width // tower.heads, "theta": pos.theta} if pos else None,
+        "resize": shown.resized,
+    }
 
 
 def _text(recipe: Recipe) -> dict[str, Any]:

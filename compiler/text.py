@@ -100,7 +100,9 @@ def _facts(op: Operation) -> dict[str, str]:
     }
 
 
-def _fact(value: bool | int | float | str) -> str:
+def _fact(value: bool | int | float | str | tuple[object, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -198,10 +200,20 @@ class _Reader:
             self.take("=")
             if name not in kinds:
                 raise ValueError(f"{operation.name} has no {name}")
-            found[name] = _value(self.take(), kinds[name])
+            found[name] = self.numbers() if self.next == "[" else _value(self.take(), kinds[name])
             if self.next != "}":
                 self.take(",")
         return found
+
+    def numbers(self) -> tuple[int, ...]:
+        """Whole numbers in brackets."""
+        found = list[int]()
+        self.take("[")
+        while not self.skip("]"):
+            found.append(int(self.take(kind="number")))
+            if self.next != "]":
+                self.take(",")
+        return tuple(found)
 
     def type(self) -> TensorType:
         """A dtype and sizes in brackets."""
@@ -282,7 +294,7 @@ def _value(word: str, kind: str) -> bool | int | float | str:
         return word == "true"
     if kind == "int":
         return int(word)
-    return float(word) if kind == "float" else word
+    return float(word) if kind.startswith("float") else word
 
 
 def read_graph(source: str) -> Graph:

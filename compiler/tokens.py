@@ -6,26 +6,37 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..blocks.input.sizes import ClipRule, SizeRule
+from ..blocks.input import sizes
+from ..blocks.input.sizes import ClipRule, SizeRule, grid_of
 from ..dsl.recipe import (
+    CallModel,
+    Clip,
+    Crop,
+    Half,
     ImageInput,
+    Imagenet,
     IndexItem,
     Layout,
     LayoutItem,
+    Letterbox,
     LossItem,
-    MergeMLP,
+    MeanStd,
     Mode,
+    Native,
+    Normalize,
+    Padded,
     Recipe,
     RepeatItem,
     RuleItem,
     SpecialItem,
+    Square,
     Stage,
     TextItem,
+    Tiles,
     VideoInput,
-    ViT,
 )
 from .build import reach
-from .sizing import fit, fit_frame
+from .sizing import fit, fit_frame, tiles
 from .types import (
     Bounds,
     Option,
@@ -39,6 +50,7 @@ from .types import (
     substitute,
     total,
 )
+from .yields import Yield, views, yielded
 
 TURNS = ("system", "user", "assistant")
 """The rules of a dialogue; a layout without them writes whole samples by one of `SAMPLES`."""
@@ -47,20 +59,67 @@ MOST_ITEMS = 9999
 """No sample numbers more pictures or clips than this."""
 
 
+def as_seen(recipe: Recipe, purpose: Stage | Mode) -> Recipe:
+    """The recipe with the resize of a stage or a mode in place of that of its pictures."""
+    if purpose.resize is None:
+        return recipe
+    inputs = {
+        name: given.model_copy(update={"resize": purpose.resize})
+        if isinstance(given, ImageInput)
+        else given
+        for name, given in recipe.inputs.items()
+    }
+    return recipe.model_copy(update={"inputs": inputs})
+
+
 def size_rule(recipe: Recipe, medium: str) -> SizeRule:
-    """The geometry of an input: its resize, and the patches and windows of the parts it reaches."""
-    given, tower = recipe.inputs[medium], tower_of(recipe, medium)
-    assert tower, f"no encoder sees {medium}"
-    return SizeRule(
-        multiple=given.resize.multiple,
-        least=given.resize.budget.at_least(1),
-        most=given.resize.budget.high,
-        patch=tower.patch,
-        frames_per_patch=tower.frames_per_patch,
-        window=window_of(recipe, medium),
-        aspect=given.aspect.high if given.aspect else None,
-        clip=_clip(given) if isinstance(given, VideoInput) else None,
-    )
+    """The geometry of an input: what becomes of a picture or a frame before it is cut up."""
+    given = recipe.inputs[medium]
+    aspect = given.aspect.high if given.aspect else None
+    match given.resize:
+        case Native() as resize:
+            return sizes.Native(
+                multiple=resize.multiple,
+                least=resize.budget.at_least(1),
+                most=resize.budget.high,
+                aspect=aspect,
+                per_slot=frames_per_slot(recipe, medium),
+                clip=_clip(given) if isinstance(given, VideoInput) else None,
+            )
+        case Square(side=side):
+            return sizes.Square(side, aspect)
+        case Crop(side=side):
+            return sizes.Crop(side, aspect)
+        case Letterbox(side=side, pad=pad, least=least):
+            return sizes.Letterbox(side, pad or mean_colour(recipe, medium), least, aspect)
+        case Padded(side=side, pad=pad):
+            return sizes.Padded(side, pad or mean_colour(recipe, medium), aspect)
+        case Tiles(side=side, count=count, thumbnail=thumbnail):
+            return sizes.Tiles(side, count.at_least(1), count.high, thumbnail, aspect)
+
+
+def mean_colour(recipe: Recipe, medium: str) -> tuple[int, int, int]:
+    """The mean of an input's pictures as a colour, from 0 to 255: cut off, as published."""
+    given = recipe.inputs[medium].normalize
+    assert given, "a pad without a mean is refused by prove_shapes"
+    red, green, blue = (int(share * 255) for share in mean_std(given)[0])
+    return red, green, blue
+
+
+NORMALIZE: dict[type[CallModel], tuple[list[float], list[float]]] = {
+    # The constants of OpenAI's CLIP, and of torchvision for ImageNet.
+    Clip: ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    Half: ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+    Imagenet: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
+"""Mean and deviation of red, green and blue, on the scale from 0 to 1."""
+
+
+def mean_std(normalize: Normalize) -> tuple[list[float], list[float]]:
+    """The mean and the deviation that a recipe names."""
+    if isinstance(normalize, MeanStd):
+        return list(normalize.mean), list(normalize.std)
+    return NORMALIZE[type(normalize)]
 
 
 def _clip(given: VideoInput) -> ClipRule:
@@ -74,52 +133,91 @@ def _clip(given: VideoInput) -> ClipRule:
     )
 
 
-def tower_of(recipe: Recipe, medium: str) -> ViT | None:
-    """The encoder that an input reaches."""
-    return next((tower for tower in recipe.encoders.values() if medium in tower.in_), None)
+def frames_per_slot(recipe: Recipe, medium: str) -> int:
+    """How many frames share a slot of patches."""
+    towers = [recipe.encoders[shown.encoder] for shown in views(recipe, medium)]
+    return max((getattr(tower, "frames_per_patch", 1) for tower in towers), default=1)
 
 
-def window_of(recipe: Recipe, medium: str) -> tuple[int, int]:
-    """Rows and columns of patches behind one token."""
-    towers = {name for name, tower in recipe.encoders.items() if medium in tower.in_}
-    for adapter in recipe.adapters.values():
-        if isinstance(adapter, MergeMLP) and towers & set(adapter.in_):
-            return adapter.window.rows, adapter.window.columns
-    return 1, 1
+def ends(recipe: Recipe, medium: str) -> dict[str, Yield]:
+    """What the language model takes of an input: for each part that it names, what that yields."""
+    if recipe.lm is None:
+        return {}
+    return {
+        source.part: yielded(recipe, source, medium)
+        for source in recipe.lm.in_
+        if medium in reach(recipe)[source.part]
+    }
 
 
-def item_tokens(recipe: Recipe, medium: str) -> Size:
-    """The tokens of one picture or clip, as a closed form of its width, height and frames."""
-    given, rule = recipe.inputs[medium], size_rule(recipe, medium)
+def item_tokens(recipe: Recipe, medium: str, part: str | None = None) -> Size:
+    """The tokens of one picture or clip, as a closed form of its width, height and frames.
+
+    `part` names one of those whose features the language model takes; without it, they are added.
+    """
+    found = ends(recipe, medium)
+    chosen = found.values() if part is None else (found[part],)
+    return add(*(_taken(recipe, medium, end) for end in chosen))
+
+
+def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
+    if end.tokens is not None:
+        return multiply(pictures(recipe, medium), end.tokens)
+    given = recipe.inputs[medium]
+    resize, (shown, *_) = given.resize, views(recipe, medium)
+    assert isinstance(resize, Native), "packed rows come from native sizes"
     width, height = Symbol(f"{medium}.width"), Symbol(f"{medium}.height")
     limits: dict[str, Option] = {
-        "multiple": rule.multiple,
-        "least": rule.least,
-        "most": rule.most,
+        "multiple": resize.multiple,
+        "least": resize.budget.at_least(1),
+        "most": resize.budget.high,
     }
-    if rule.aspect:
-        limits["aspect"] = rule.aspect
-    rows, columns = (rule.multiple // (rule.patch * side) for side in rule.window)
+    if given.aspect:
+        limits["aspect"] = given.aspect.high
+    patch = recipe.encoders[shown.encoder].patch
+    rows, columns = (resize.multiple // (patch * side) for side in end.window)
     if isinstance(given, ImageInput):
         return multiply(rows * columns, fit(width, height, **limits))
-    frames = Symbol(f"{medium}.frames")
-    if rule.clip and rule.clip.cap:
-        limits |= {"cap": rule.clip.cap, "slack": rule.clip.slack}
-    limits["per"] = rule.frames_per_patch
-    slots = divide(frames, rule.frames_per_patch, up=True)
+    frames, per_slot = Symbol(f"{medium}.frames"), frames_per_slot(recipe, medium)
+    if resize.clip:
+        limits |= {"cap": resize.clip, "slack": resize.slack}
+    limits["per"] = per_slot
+    slots = divide(frames, per_slot, up=True)
     return multiply(slots, rows * columns, fit_frame(width, height, frames, **limits))
+
+
+def pictures(recipe: Recipe, medium: str) -> Size:
+    """How many pictures a tower of one size sees of one item: tiles, or the frames of a clip."""
+    given = recipe.inputs[medium]
+    if isinstance(given, VideoInput):
+        return Symbol(f"{medium}.frames")
+    if not isinstance(given.resize, Tiles):
+        return 1
+    count = given.resize.count
+    limits: dict[str, Option] = {
+        "side": given.resize.side,
+        "low": count.at_least(1),
+        "high": count.high,
+        "thumbnail": int(given.resize.thumbnail),
+    }
+    if given.aspect:
+        limits["aspect"] = given.aspect.high
+    return tiles(Symbol(f"{medium}.width"), Symbol(f"{medium}.height"), **limits)
 
 
 def meaning_of(recipe: Recipe) -> dict[str, Size]:
     """What the symbols in the graph's types mean: `image.patches` is a total over the images."""
     meaning = dict[str, Size]()
     for medium in recipe.inputs:
-        if tower_of(recipe, medium) is None:
-            continue
-        rows, columns = window_of(recipe, medium)
-        each = Symbol(f"{medium}.tokens")
-        meaning[f"{medium}.patches"] = multiply(rows * columns, total(medium, each))
-        meaning[each.name] = item_tokens(recipe, medium)
+        found, each = ends(recipe, medium), Symbol(f"{medium}.tokens")
+        meaning[f"{medium}.pictures"] = total(medium, pictures(recipe, medium))
+        for shown in views(recipe, medium) if found else ():
+            window = math.prod(next(iter(found.values())).window)
+            meaning[f"{shown.name}.patches"] = multiply(window, total(medium, each))
+        for part in found:
+            meaning[f"{medium}.{part}"] = item_tokens(recipe, medium, part)
+        if found:
+            meaning[each.name] = item_tokens(recipe, medium)
     return meaning
 
 
@@ -173,8 +271,8 @@ def _cost(
                 cost += Cost(0, _text(text))
             case IndexItem():
                 cost += Cost(0, Bounds(1, len(str(MOST_ITEMS))))
-            case RepeatItem():
-                cost += Cost(Symbol(f"{rule}.tokens"))
+            case RepeatItem(part=part):
+                cost += Cost(Symbol(f"{rule}.{part or 'tokens'}"))
             case RuleItem(rule=used) if media or used not in recipe.inputs:
                 cost += _cost(recipe, layout, layout.rules[used].items, used, media)
             case LossItem(items=inner):
@@ -213,13 +311,15 @@ class Counted:
     """One picture or clip: what it becomes, and what it takes.
 
     Sizes are (width, height) in pixels; `frames` are those that are seen, 1 for a picture;
-    `tagged` counts the tokens with the tags that a layout puts around them.
+    `resized` is the size of each of the `pictures` that it becomes, and `grid` how the first tower
+    cuts them; `tagged` counts the tokens with the tags that a layout puts around them.
     """
 
     medium: str
     size: tuple[int, int]
     frames: int
     resized: tuple[int, int]
+    pictures: int
     grid: tuple[int, int, int]
     patches: int
     tokens: int
@@ -238,9 +338,15 @@ def counted(
     SizeError when the recipe refuses it; KeyError when the layout places no such thing.
     """
     rule, (width, height) = size_rule(recipe, medium), size
-    frames = rule.clip.sampled(*recorded) if rule.clip else 1
-    grid = rule.clip_grid(width, height, frames) if rule.clip else rule.image_grid(width, height)
-    resized = grid.columns * rule.patch, grid.rows * rule.patch
+    frames, shown = 1, 1
+    if isinstance(rule, sizes.Native) and rule.clip:
+        frames = rule.clip.sampled(*recorded)
+        resized, slots = rule.resized_frame(width, height, frames), rule.slots(frames)
+    else:
+        resized, slots = rule.size(width, height), rule.pictures(width, height)
+        shown = slots
+    tower = recipe.encoders[views(recipe, medium)[0].encoder]
+    grid = grid_of(resized, tower.patch, slots)
     values = {f"{medium}.width": width, f"{medium}.height": height, f"{medium}.frames": frames}
     cost = item_cost(recipe, layout, medium)
     places = evaluate(cost.places, values)
@@ -250,6 +356,7 @@ def counted(
         size,
         frames,
         resized,
+        shown,
         (grid.slots, grid.rows, grid.columns),
         grid.patches,
         evaluate(item_tokens(recipe, medium), values),
@@ -296,12 +403,11 @@ def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[s
     """
     assert recipe.lm
     prompt, batch = mode.prompt.high, Bounds(mode.batch.at_least(1), mode.batch.high)
-    areas = {medium: math.prod(window_of(recipe, medium)) for medium in media}
     return {
         "batch": batch,
         "length": Bounds(1, prompt),
         "slots": Bounds(1, min(prompt + mode.new, recipe.lm.context)),
-        **_rows(areas, prompt * mode.batch.high),
+        **_rows(recipe, media, prompt * mode.batch.high),
     }
 
 
@@ -309,20 +415,27 @@ def training_limits(recipe: Recipe, stage: Stage, media: Iterable[str]) -> dict[
     """How large the symbols of a stage's methods can be, in one call."""
     assert recipe.lm
     length = stage.pack or recipe.lm.context
-    areas = {medium: math.prod(window_of(recipe, medium)) for medium in media}
     return {
         "batch": Bounds(1, stage.batch),
         "length": Bounds(1, length),
         "targets": Bounds(1, stage.batch * length),
-        **_rows(areas, stage.batch * length),
+        **_rows(recipe, media, stage.batch * length),
     }
 
 
-def _rows(areas: Mapping[str, int], tokens: int) -> dict[str, Bounds]:
-    """Patches of each input, in whole windows, and the rows of features that they become."""
-    if not areas:
-        return {}
-    patches = {
-        f"{medium}.patches": Bounds(area, area * tokens, area) for medium, area in areas.items()
-    }
-    return {**patches, "patches": next(iter(patches.values())), "features": Bounds(1, tokens)}
+def _rows(recipe: Recipe, media: Iterable[str], tokens: int) -> dict[str, Bounds]:
+    """Patches of each input, in whole windows, or its pictures, and the rows of features."""
+    found = dict[str, Bounds]()
+    for medium in media:
+        taken = ends(recipe, medium).values()
+        dense = sum(end.tokens for end in taken if end.tokens is not None)
+        if dense:
+            found[f"{medium}.pictures"] = Bounds(1, max(1, tokens // dense))
+            found.setdefault("pictures", found[f"{medium}.pictures"])
+        area = math.prod(next((end.window for end in taken if end.is_packed), (1, 1)))
+        for shown in views(recipe, medium):
+            if shown.side is None:
+                patches = Bounds(area, area * tokens, area)
+                found[f"{shown.name}.patches"] = patches
+                found.setdefault("patches", patches)
+    return {**found, "features": Bounds(1, tokens)} if found else {}

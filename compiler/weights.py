@@ -1,33 +1,68 @@
-"""Names of published tensors and ours: a total map that can be read both ways."""
+"""Names and shapes of published tensors and ours: a total map that can be read both ways."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix
-from ..dsl.recipe import MapRule, Recipe
+from ..dsl.recipe import (
+    Form,
+    Interleaved,
+    Joined,
+    MapRule,
+    Recipe,
+    Renamed,
+    Squeezed,
+    Transposed,
+)
 from .build import build
 from .places import labels
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published tensor: what it is called, its exact shape, and which of ours it holds, how."""
+
+    name: str
+    shape: Shape
+    holds: tuple[str, ...]
+    form: Form
 
 
 @dataclass(frozen=True)
 class Names:
-    """For each parameter the published tensor that holds it, and what else may be there.
+    """Every published tensor that the parameters are made of, and what else may be there.
 
-    `published` is in the order of the model. `ignored` lists patterns of published tensors that
-    have no place in the model, with the reason.
+    `tensors` goes by published name, in the order of the model. `ignored` lists patterns of
+    published tensors that have no place in the model, with the reason.
     """
 
-    published: Mapping[str, str]
+    tensors: Mapping[str, Published]
     ignored: tuple[tuple[str, str], ...]
 
     @property
-    def ours(self) -> dict[str, str]:
-        """From published name to parameter."""
-        return {published: name for name, published in self.published.items()}
+    def published(self) -> dict[str, str]:
+        """For each parameter the published tensor that holds it, in the order of the model."""
+        return {name: where for name, (where, _) in self.places.items()}
+
+    @property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """The same, with its number among those that the tensor holds."""
+        return {
+            name: (tensor.name, number)
+            for tensor in self.tensors.values()
+            for number, name in enumerate(tensor.holds)
+        }
+
+    def holding(self, parameters: Collection[str]) -> list[Published]:
+        """The published tensors that hold any of these parameters."""
+        wanted = frozenset(parameters)
+        return [tensor for tensor in self.tensors.values() if wanted.intersection(tensor.holds)]
 
     def reason_to_ignore(self, published: str) -> str | None:
         """Why a published tensor has no place; None when it should have one."""
@@ -48,6 +83,11 @@ def names(recipe: Recipe) -> Names:
     return found
 
 
+def published_shapes(recipe: Recipe) -> dict[str, Shape]:
+    """Name and exact shape of every tensor of the published checkpoint that has a place."""
+    return {name: tensor.shape for name, tensor in names(recipe).tensors.items()}
+
+
 def prove_weights(recipe: Recipe, findings: Findings) -> None:
     """Gather where the map is not one to one."""
     map_names(recipe, findings)
@@ -55,37 +95,121 @@ def prove_weights(recipe: Recipe, findings: Findings) -> None:
 
 def map_names(recipe: Recipe, findings: Findings) -> Names:
     """The same, with the mistakes gathered."""
-    parameters = build(recipe).parameters()
+    shapes = {name: param.shape for name, param in build(recipe).parameters().items()}
     if recipe.weights is None:
-        return Names({name: name for name in parameters}, ())
-    rules = recipe.weights.rules
-    uneven = [rule for rule in rules if rule.source.count("*") != rule.target.count("*")]
-    for rule in uneven:
-        findings.add(_uneven(recipe, rules.index(rule), rule))
-    placed, taken = dict[str, str](), dict[str, int]()
-    homeless, clashes = list[str](), dict[tuple[int, int], list[str]]()
-    for name in parameters:
-        matching = [
-            (index, source)
-            for index, rule in enumerate(rules)
-            if (source := rewrite(name, rule.target, rule.source)) is not None
-        ]
-        if not matching:
-            if not any(_regex(rule.target).fullmatch(name) for rule in uneven):
-                homeless.append(name)
-            continue
-        index, source = matching[0]
-        if len(matching) > 1:
-            clashes.setdefault((index, matching[1][0]), []).append(name)
-        if source in taken:
-            clashes.setdefault((taken[source], index), []).append(source)
-        placed[name], taken[source] = source, index
-    for pair, claimed in clashes.items():
-        findings.add(_twice(recipe, pair, claimed))
-    if homeless:
-        findings.add(_homeless(recipe, homeless))
+        kept = {
+            name: Published(name, shape, (name,), Renamed(target=name))
+            for name, shape in shapes.items()
+        }
+        return Names(kept, ())
+    claims = _Claims(recipe, shapes, findings)
     ignored = tuple((rule.pattern, rule.reason) for rule in recipe.weights.ignored)
-    return Names(placed, ignored)
+    return Names(claims.tensors(), ignored)
+
+
+class _Claims:
+    """Which parameter each rule claims, and the complaints about those that fit badly."""
+
+    def __init__(self, recipe: Recipe, shapes: Mapping[str, Shape], findings: Findings) -> None:
+        assert recipe.weights
+        self._recipe = recipe
+        self._shapes = shapes
+        self._findings = findings
+        self._rules = recipe.weights.rules
+
+    def tensors(self) -> dict[str, Published]:
+        """The published tensors whose rules hold."""
+        uneven = [rule for rule in self._rules if not _is_even(rule)]
+        for rule in uneven:
+            self._findings.add(_uneven(self._recipe, self._rules.index(rule), rule))
+        held: dict[tuple[int, str], dict[int, str]] = {}
+        homeless, clashes = list[str](), dict[tuple[int, int], list[str]]()
+        taken = dict[str, int]()
+        for name in self._shapes:
+            claims = [
+                (index, number, source)
+                for index, rule in enumerate(self._rules)
+                for number, target in enumerate(rule.target.targets)
+                if (source := rewrite(name, target, rule.source)) is not None
+            ]
+            if not claims:
+                if not any(_regex(t).fullmatch(name) for r in uneven for t in r.target.targets):
+                    homeless.append(name)
+                continue
+            index, number, source = claims[0]
+            if len(claims) > 1:
+                clashes.setdefault((index, claims[1][0]), []).append(name)
+            if taken.setdefault(source, index) != index or number in held.get((index, source), {}):
+                clashes.setdefault((taken[source], index), []).append(source)
+            held.setdefault((index, source), {})[number] = name
+        for pair, claimed in clashes.items():
+            self._findings.add(_twice(self._recipe, pair, claimed))
+        if homeless:
+            self._findings.add(_homeless(self._recipe, homeless))
+        found = dict[str, Published]()
+        bad = {index for pair in clashes for index in pair}
+        for (index, source), parts in held.items():
+            tensor = self._tensor(index, source, parts)
+            if isinstance(tensor, Published):
+                found[source] = tensor
+            elif index not in bad:  # one tensor of a rule stands for all of them
+                bad.add(index)
+                self._findings.add(tensor)
+        return found
+
+    def _tensor(self, index: int, source: str, parts: Mapping[int, str]) -> Published | Diagnostic:
+        form = self._rules[index].target
+        holds = tuple(parts[number] for number in sorted(parts))
+        if len(holds) < len(form.targets):
+            lacking = next(n for n in range(len(form.targets)) if n not in parts)
+            return _misfit(
+                self._recipe,
+                index,
+                f"`{source}` would hold `{holds[0]}` and nothing for `{form.targets[lacking]}`",
+                "a joined tensor is there whole or not at all",
+            )
+        try:
+            shape = shape_of(form, [self._shapes[name] for name in holds])
+        except ValueError as problem:
+            return _misfit(self._recipe, index, f"`{holds[0]}` cannot be laid out so", str(problem))
+        return Published(source, shape, holds, form)
+
+
+def shape_of(form: Form, shapes: Sequence[Shape]) -> Shape:
+    """The shape of a published tensor that holds tensors of these shapes; ValueError says why not.
+
+    >>> shape_of(Joined(targets=("q", "k", "v"), groups=2), [(12, 5), (4, 5), (4, 5)])
+    (20, 5)
+    """
+    match form:
+        case Transposed():
+            if len(shapes[0]) != 2:
+                raise ValueError(f"only a matrix is transposed, not {list(shapes[0])}")
+            return shapes[0][::-1]
+        case Squeezed():
+            whole = list(shapes[0])
+            while whole and whole[0] == 1:
+                del whole[0]
+            if len(whole) == len(shapes[0]):
+                raise ValueError(f"{list(shapes[0])} has no leading size of one")
+            return tuple(whole)
+        case Joined(groups=groups):
+            return _rows(shapes, groups)
+        case Interleaved(parts=parts, groups=groups):
+            rows = shapes[0][0]
+            if rows % (parts * groups):
+                raise ValueError(f"{rows} rows are no {parts} parts in {groups} groups")
+            return shapes[0]
+    return shapes[0]
+
+
+def _rows(shapes: Sequence[Shape], groups: int) -> Shape:
+    if any(shape[1:] != shapes[0][1:] for shape in shapes):
+        raise ValueError("only rows of one shape are joined: " + ", ".join(map(str, shapes)))
+    for shape in shapes:
+        if shape[0] % groups:
+            raise ValueError(f"{shape[0]} rows cannot be shared by {groups} groups")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
 def rewrite(name: str, pattern: str, into: str) -> str | None:
@@ -108,8 +232,13 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile("(.+)".join(map(re.escape, pattern.split("*"))))
 
 
+def _is_even(rule: MapRule) -> bool:
+    return all(target.count("*") == rule.source.count("*") for target in rule.target.targets)
+
+
 def _uneven(recipe: Recipe, index: int, rule: MapRule) -> Diagnostic:
-    left, right = rule.source.count("*"), rule.target.count("*")
+    left = rule.source.count("*")
+    right = next(t.count("*") for t in rule.target.targets if t.count("*") != left)
     return Diagnostic(
         "W803",
         "the two sides of this rule do not catch the same",
@@ -134,6 +263,16 @@ def _twice(recipe: Recipe, rules: tuple[int, int], claimed: list[str]) -> Diagno
         ),
         "each parameter has one published tensor, and the other way round",
         Fix("narrow one of the two patterns"),
+    )
+
+
+def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:
+    return Diagnostic(
+        "W804",
+        title,
+        labels(recipe, (f"weights.rules[{index}]", seen)),
+        "names, order and shapes of published tensors follow from the map, exactly",
+        Fix("make the rule say how the published tensor holds ours"),
     )
 
 

@@ -74,6 +74,7 @@ CODES: dict[str, str] = {
     "F609": "a stage that trains nothing",
     "F610": "settings of a schedule that contradict one another",
     "F611": "a kind of data that the mixture lacks, or that has no layout",
+    "F612": "a setting that goes by blocks, of a part without them",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",

@@ -58,6 +58,33 @@ class CallModel(Model):
     open_arguments: ClassVar[str | None] = None
     """The field that takes arguments of any name, for calls such as `mix(text: 7, image: 3)`."""
 
+    def __str__(self) -> str:
+        given = {
+            name: value
+            for name, value in self
+            if name != "call" and value not in (None, type(self).model_fields[name].default)
+        }
+        if self.open_arguments:
+            given = given[self.open_arguments]
+        arguments = [
+            written(value) if name in self.positional else f"{name}: {written(value)}"
+            for name, value in given.items()
+        ]
+        return f"{type(self).model_fields['call'].default}({', '.join(arguments)})"
+
+
+
+def written(value: object) -> str:
+    """A value as a recipe writes it, but for its unit."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return written(value[0]) if len(value) == 1 else f"[{', '.join(map(written, value))}]"
+    return str(value)
+
 
 # Kinds of values ---------------------------------------------------------------------------------
 
@@ -483,7 +510,7 @@ class MergeMLP(PartModel):
     start: Annotated[Hf | None, Calls()] = None
 
 
-class QFormer(Model):
+class QFormer(PartModel):
     """Learned queries, and blocks in which they look at a picture: BLIP-2's, without its text side.
 
     Each branch has its norm behind it, as in BERT; a first norm goes over the queries.
@@ -509,7 +536,7 @@ class QFormer(Model):
         return self
 
 
-class Resampler(Model):
+class Resampler(PartModel):
     """Learned queries look at a picture once, and yield as many tokens as they are (Qwen-VL).
 
     The queries stand on a grid that is laid over the picture: sines of row and column tell them,

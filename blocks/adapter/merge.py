@@ -1,13 +1,23 @@
 """The adapter of Qwen2-VL: neighbouring patches become one token of the language model.
 
-Shape suffixes: N patches, A patches of a window, W width of the tower, M tokens, D width of the
-model.
+Shape suffixes: P pictures, N patches, A patches of a window, W width of the tower, M tokens, D width
+of the model.
 """
 
 from torch import Tensor, nn
 
 from ..activations import ACTIVATIONS
 from ..norms import NORMS
+
+
+def windows(x_PNW: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """Raster patches of whole pictures reordered, [P, N, W]: those of a window follow one another.
+
+    It is the order that packed patches come in.
+    """
+    (rows, columns), (down, across) = grid, window
+    cut = (rows // down, down, columns // across, across)
+    return x_PNW.unflatten(1, cut).transpose(2, 3).flatten(1, 4)
 
 
 class MergeMLP(nn.Module):
@@ -27,6 +37,6 @@ class MergeMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, out)
 
     def forward(self, x_NW: Tensor) -> Tensor:
-        """From [N, W] to [M, D] with N = M * area."""
-        x_MAW = self.norm(x_NW).unflatten(0, (-1, self.area))
-        return self.fc2(self.act(self.fc1(x_MAW.flatten(1))))
+        """From [..., N, W] to [..., M, D] with N = M * area."""
+        x_MAW = self.norm(x_NW).unflatten(-2, (-1, self.area))
+        return self.fc2(self.act(self.fc1(x_MAW.flatten(-2))))

@@ -27,7 +27,7 @@ class FoldStillFrames:
             if not (isinstance(source.op, Input) and source.op.still):
                 continue
             folded = replace(node.op, folded=True)
-            type_ = TensorType((source.op.type.sizes[0], folded.row), source.op.type.dtype)
+            type_ = TensorType((*source.op.type.sizes[:-1], folded.row), source.op.type.dtype)
             changed[node.name] = replace(node, op=folded)
             changed[source.name] = replace(source, op=replace(source.op, type=type_), type=type_)
         return graph.with_nodes(changed.get(node.name, node) for node in graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Methods, Node
@@ -41,8 +41,9 @@ class SplitInference:
     `towers` names the encoders. What a method hands to the next goes by the name of the node that
     makes it, and by that of its first call where there are several: both `vision_image` and
     `vision_video` yield `vit.blocks`, and `project` makes of it `merger`, whatever the input was.
-    `prefill` takes the rows of all inputs, one after another, as `features`; `decode` takes one
-    token a sequence, and no features.
+    Inputs that go through other parts than the first have a `project_INPUT` each. `prefill` takes
+    the rows of all parts and inputs, one after another, as `features`; `decode` takes one token a
+    sequence, and no features.
     """
 
     towers: tuple[str, ...]
@@ -52,26 +53,24 @@ class SplitInference:
         splice = next((node for node in graph if isinstance(node.op, Splice)), None)
         if splice is None:
             return {"prefill": graph, "decode": _one_token(graph)}
-        vision, project = Methods(), Methods()
+        vision, project = Methods(), dict[str, _Chain]()
         features = graph[splice.inputs[1]]
         parts = features.inputs if isinstance(features.op, Concat) else (features.name,)
-        for part in parts:
-            before = graph.feeding(part)
+        for medium, made in _by_medium(graph, parts).items():
+            before = graph.feeding(*made)
             ends = {
-                node.name: node.module
+                node.name: _called(node, medium)
                 for node in map(graph.__getitem__, before)
                 if self._tower(node)
-                and all(self._tower(user) != self._tower(node) for user in graph.users(node.name))
+                and any(self._tower(user) != self._tower(node) for user in graph.users(node.name))
             }
-            (medium,) = {name.partition(".")[0] for name in before if _is_patches(graph[name])}
-            outputs = {module: name for name, module in ends.items()}
+            outputs = {name: node for node, name in ends.items()}
             vision[f"vision_{medium}"] = _cut(graph, outputs, {})
-            if not project:
-                rows = {f"{medium}.patches": Symbol("patches")}
-                project["project"] = _renamed(_cut(graph, {part: part}, ends), rows)
+            made_as = {_called(graph[part], medium): part for part in made}
+            project[medium] = _Chain(medium, made_as, ends)
         return {
             **vision,
-            **project,
+            **_projects(graph, project),
             "prefill": _given_features(graph, features),
             "decode": _one_token(_without_splice(graph, splice)),
         }
@@ -80,6 +79,61 @@ class SplitInference:
         """The tower that a node belongs to; None when it is none of one."""
         part = node.module.partition(".")[0]
         return part if part in self.towers and not isinstance(node.op, Input) else None
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """How one input gets from its towers to rows of features: what is made, of what is given."""
+
+    medium: str
+    made: Mapping[str, str]
+    given: Mapping[str, str]
+
+
+def _by_medium(graph: Graph, parts: Iterable[str]) -> dict[str, list[str]]:
+    """For each input, the nodes that make features of it."""
+    found = dict[str, list[str]]()
+    for part in parts:
+        fed = [graph[name].op for name in graph.feeding(part)]
+        (medium,) = {op.medium for op in fed if isinstance(op, Input) and op.medium}
+        found.setdefault(medium, []).append(part)
+    return found
+
+
+def _called(node: Node, medium: str) -> str:
+    """The name that all calls of a node share."""
+    return node.weights or node.name.replace(f"@{medium}", "")
+
+
+def _projects(graph: Graph, chains: Mapping[str, _Chain]) -> Methods:
+    """One `project` for all inputs that go the same way, one each for the others."""
+    first = next(iter(chains.values()))
+    methods = Methods()
+    for medium, chain in chains.items():
+        same = (
+            chain.made.keys() == first.made.keys()
+            and {*chain.given.values()} == {*first.given.values()}
+        )
+        if same and methods:
+            continue
+        rows = {
+            f"{name}.{kind}": Symbol(kind)
+            for kind in ("patches", "pictures")
+            for name in _names_of(graph, medium)
+        }
+        cut = _cut(graph, chain.made, chain.given)
+        methods["project" if same else f"project_{medium}"] = _renamed(cut, rows)
+    return methods
+
+
+def _names_of(graph: Graph, medium: str) -> list[str]:
+    """The names that the sizes of an input go by: its own, and those of its views."""
+    views = [
+        node.name.removesuffix(".patches")
+        for node in graph
+        if isinstance(node.op, Input) and node.op.medium == medium
+    ]
+    return [medium, *views]
 
 
 def _cut(graph: Graph, outputs: Mapping[str, str], given: Mapping[str, str]) -> Graph:
@@ -95,11 +149,8 @@ def _cut(graph: Graph, outputs: Mapping[str, str], given: Mapping[str, str]) -> 
         else:
             inputs = tuple(given.get(source, source) for source in node.inputs)
             nodes.append(replace(node, inputs=inputs))
-    return drop_unused(graph.with_nodes(nodes, outputs))
-
-
-def _is_patches(node: Node) -> bool:
-    return isinstance(node.op, Input) and node.name.endswith(".patches")
+    wanted = {name: given.get(node, node) for name, node in outputs.items()}
+    return drop_unused(graph.with_nodes(nodes, wanted))
 
 
 def _renamed(graph: Graph, meaning: Mapping[str, Size]) -> Graph:

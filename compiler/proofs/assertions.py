@@ -11,8 +11,9 @@ from ...dsl.recipe import Assertion, Recipe
 from ...dsl.source import Span
 from ...dsl.units import Quantity
 from ..build import reach
-from ..tokens import domain, item_tokens, tower_of, worst
+from ..tokens import domain, item_tokens, worst
 from ..types import bounds
+from ..yields import views
 
 PLURAL = "s"
 """`worst(images: 2)` counts items of the input `image`."""
@@ -69,7 +70,7 @@ def _setting(recipe: Recipe, path: syntax.Path) -> Quantity:
     """A number of the recipe, or the most `tokens` that one item of an input or a part takes."""
     first, *rest = (step.name for step in path.steps)
     if rest == ["tokens"]:
-        media = [medium for medium in reach(recipe).get(first, ()) if tower_of(recipe, medium)]
+        media = [medium for medium in reach(recipe).get(first, ()) if views(recipe, medium)]
         most = [bounds(item_tokens(recipe, medium), domain(recipe)).most for medium in media]
         if not most:
             _refuse(path.span, f"`{first}` sees no input")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix
-from ...dsl.recipe import ImageInput, Recipe, VideoInput
+from ...dsl.recipe import ImageInput, Native, Recipe, VideoInput
 from ..places import labels
-from ..tokens import Cost, domain, frame_cost, item_cost, placed, tower_of
+from ..tokens import Cost, as_seen, domain, frame_cost, item_cost, placed
 from ..types import MOST_TRIED, Bounds, evaluate
 
 SHAPES = ((1280, 720), (1920, 1080), (640, 480), (1024, 1024), (720, 1280))
@@ -18,12 +18,17 @@ SHAPES = ((1280, 720), (1920, 1080), (640, 480), (1024, 1024), (720, 1280))
 
 @dataclass(frozen=True)
 class Room:
-    """How many tokens a use of a layout has for a sample, and the setting that says so."""
+    """How many tokens a use of a layout has for a sample, and the setting that says so.
+
+    `recipe` is as the use sees it: with its own resize, if it has one, which stands at `resize`.
+    """
 
     user: str
     layout: str
     tokens: int
     path: str
+    recipe: Recipe
+    resize: str | None = None
 
 
 def prove_context(recipe: Recipe, findings: Findings) -> None:
@@ -40,10 +45,8 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
         if room.tokens > recipe.lm.context:
             findings.add(_beyond(recipe, room, recipe.lm.context))
     for medium in recipe.inputs:
-        if tower_of(recipe, medium) is None:
-            continue
         for room in rooms:
-            found = _overflow(recipe, medium, room)
+            found = _overflow(room.recipe, medium, room)
             if found:
                 findings.add(found)
                 break
@@ -67,10 +70,14 @@ def _rooms(recipe: Recipe) -> Iterator[Room]:
     assert recipe.lm
     for name, stage in recipe.stages.items():
         path = f"{name}.pack" if stage.pack else "lm.context"
-        for layout in stage.layout:
-            yield Room(f"stage `{name}`", layout, stage.pack or recipe.lm.context, path)
+        room, seen = stage.pack or recipe.lm.context, as_seen(recipe, stage)
+        resize = f"{name}.resize" if stage.resize else None
+        for layout in stage.layouts:
+            yield Room(f"stage `{name}`", layout, room, path, seen, resize)
     for name, mode in recipe.modes.items():
-        yield Room(f"mode `{name}`", mode.layout, mode.prompt.high, f"{name}.prompt")
+        seen, resize = as_seen(recipe, mode), f"{name}.resize" if mode.resize else None
+        path = f"{name}.prompt"
+        yield Room(f"mode `{name}`", mode.layout, mode.prompt.high, path, seen, resize)
 
 
 def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
@@ -84,11 +91,11 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
     if alone is not None and alone + around <= room.tokens:
         return None
     given = recipe.inputs[medium]
-    cap = given.resize.clip if isinstance(given, VideoInput) else None
+    cap = given.resize.clip if isinstance(given.resize, Native) else None
     return Diagnostic(
         "T504",
         f"{_noun(given)} can outgrow {room.user}",
-        labels(recipe, *_places(medium, given, alone), (room.path, f"room for {room.tokens:,}")),
+        labels(recipe, *_places(medium, given, alone, room), (room.path, f"room for {room.tokens:,}")),
         _reason(recipe, medium, item, room, around),
         Fix(_advice(given, alone is None), safe=False),
         "warning" if cap is not None and cap + around <= room.tokens else "error",
@@ -100,11 +107,12 @@ def _noun(given: ImageInput | VideoInput) -> str:
 
 
 def _places(
-    medium: str, given: ImageInput | VideoInput, most: int | None
+    medium: str, given: ImageInput | VideoInput, most: int | None, room: Room
 ) -> Iterator[tuple[str, str]]:
     """The settings that decide how large an item becomes, and what each of them does."""
     greatest = "any number of tokens" if most is None else f"up to {most:,} tok, tags included"
-    yield f"{medium}.resize.budget", f"{_noun(given)} takes {greatest}"
+    path = f"{medium}.resize.budget" if isinstance(given.resize, Native) else f"{medium}.resize"
+    yield room.resize or path, f"{_noun(given)} takes {greatest}"
     if isinstance(given, VideoInput):
         yield f"{medium}.frames", f"up to {given.frames.high} frames"
         if given.resize.clip is not None:
@@ -127,6 +135,8 @@ def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) ->
 def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
     if unbounded and given.aspect is None:
         return "bound how thin it may be: `aspect = ..200`"
+    if not isinstance(given.resize, Native):
+        return "show fewer tiles, or a smaller `side`; or widen the room"
     if isinstance(given, ImageInput):
         return "lower the high end of `budget`"
     if given.resize.clip is None:
@@ -136,6 +146,8 @@ def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
 
 def _squares(given: ImageInput | VideoInput) -> Iterator[tuple[int, int]]:
     """Squares of growing sides, up to the budget of one picture or frame."""
+    if not isinstance(given.resize, Native):
+        return
     multiple = given.resize.multiple
     for number in range(1, math.isqrt(given.resize.budget.high) + 1):
         yield number * multiple, number * multiple

@@ -21,7 +21,7 @@ def prove_layouts(recipe: Recipe, findings: Findings) -> None:
     """Gather what is wrong with the layouts that a stage or a mode uses."""
     for diagnostic in _without_loss(recipe):
         findings.add(diagnostic)
-    used = {name for stage in recipe.stages.values() for name in stage.layout}
+    used = {name for stage in recipe.stages.values() for name in stage.layouts}
     used |= {mode.layout for mode in recipe.modes.values()}
     for name, layout in recipe.layouts.items():
         if name not in used:
@@ -39,7 +39,7 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
         (f"stage `{name}`", f"{name}.layout", layout)
         for name, stage in recipe.stages.items()
         if "lm" in stage.loss
-        for layout in stage.layout
+        for layout in stage.layouts
     ]
     uses += [
         (f"mode `{name}`", f"{name}.layout", mode.layout) for name, mode in recipe.modes.items()

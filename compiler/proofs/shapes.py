@@ -4,16 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...dsl.diagnostics import Diagnostic, Findings, Fix
-from ...dsl.recipe import Recipe, VideoInput
+from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
+from ...dsl.recipe import Learned, Letterbox, Native, Padded, Recipe, Resized, VideoInput
+from ..build import reach
 from ..places import labels
-from ..tokens import tower_of, window_of
+from ..tokens import as_seen, ends
+from ..yields import View, views, yielded
 
 
 def prove_shapes(recipe: Recipe, findings: Findings) -> None:
     """Gather every place where two parts do not fit."""
-    for diagnostic in (*_widths(recipe), *_multiples(recipe), *_frames(recipe)):
+    for diagnostic in _outputs(recipe):
         findings.add(diagnostic)
+    for diagnostic in (*_widths(recipe), *_multiples(recipe), *_frames(recipe), *_scales(recipe)):
+        findings.add(diagnostic)
+    told = set[str]()
+    for path, seen in _as_used(recipe):
+        for name, diagnostic in _sides(seen, path):
+            if name not in told:
+                findings.add(diagnostic)
+                told.add(name)
+
+
+def _as_used(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
+    """The recipe, then as each stage and mode with a resize of its own sees it, and where."""
+    yield "", recipe
+    for name, purpose in (recipe.stages | recipe.modes).items():
+        if purpose.resize is not None:
+            yield f"{name}.resize", as_seen(recipe, purpose)
+
+
+def _outputs(recipe: Recipe) -> Iterator[Diagnostic]:
+    """What a part takes of another is there."""
+    parts = recipe.encoders | recipe.adapters
+    takers = parts | ({"lm": recipe.lm} if recipe.lm else {})
+    for name, taker in takers.items():
+        for number, source in enumerate(taker.in_):
+            if isinstance(source, Resized) or source.part not in parts:
+                continue
+            giver = parts[source.part]
+            for step in source.parts[1:]:
+                depth = getattr(giver, "depth", 0)
+                there = step.name in giver.outputs
+                if there and (step.first is None or step.first == step.last and step.first < depth):
+                    continue
+                has = listing(f"{source.part}.{output}" for output in giver.outputs)
+                yield Diagnostic(
+                    "S412",
+                    f"`{source.part}` has no output `{source}`",
+                    labels(
+                        recipe,
+                        (f"{name}.in[{number}]", f"`{name}` takes it"),
+                        *([(f"{source.part}.depth", f"blocks 0 to {depth - 1}")] if there else []),
+                    ),
+                    fix=Fix(f"it has {has}" if has else f"take `{source.part}` as a whole"),
+                )
 
 
 def _widths(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -21,17 +66,17 @@ def _widths(recipe: Recipe) -> Iterator[Diagnostic]:
     if recipe.lm is None:
         return
     for source in recipe.lm.in_:
-        adapter = recipe.adapters.get(source)
-        width = adapter.out if adapter else recipe.encoders[source].width
-        if width == recipe.lm.width:
+        found = [yielded(recipe, source, medium) for medium in reach(recipe)[source.part]]
+        if all(given.width == recipe.lm.width for given in found):
             continue
-        setting = f"{source}.out" if adapter else f"{source}.width"
+        adapter = source.part in recipe.adapters
+        setting = f"{source.part}.out" if adapter else f"{source.part}.width"
         yield Diagnostic(
             "S404",
             f"`{source}` does not fit the language model",
             labels(
                 recipe,
-                (setting, f"yields rows that are {width:,} wide"),
+                (setting, f"yields rows that are {found[0].width:,} wide"),
                 ("lm.width", f"takes rows that are {recipe.lm.width:,} wide"),
             ),
             "features take the places of embedded tokens, so both have one width",
@@ -42,50 +87,123 @@ def _widths(recipe: Recipe) -> Iterator[Diagnostic]:
 def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
     """A resized picture falls into whole windows of whole patches."""
     for medium, given in recipe.inputs.items():
-        tower, window = tower_of(recipe, medium), window_of(recipe, medium)
-        if tower is None:
+        if not isinstance(given.resize, Native):
             continue
-        if all(given.resize.multiple % (tower.patch * side) == 0 for side in window):
+        window = next((end.window for end in ends(recipe, medium).values()), (1, 1))
+        for shown in views(recipe, medium):
+            part, tower = shown.encoder, recipe.encoders[shown.encoder]
+            if all(given.resize.multiple % (tower.patch * side) == 0 for side in window):
+                continue
+            adapter = next(
+                (n for n, a in recipe.adapters.items() if part in [s.part for s in a.in_]), None
+            )
+            needed = tower.patch * max(window)
+            folded = (f"{adapter}.window", f"{window[0]} x {window[1]} of them")
+            yield Diagnostic(
+                "S405",
+                f"pictures of input `{medium}` do not fall into whole windows",
+                labels(
+                    recipe,
+                    (
+                        f"{medium}.resize.multiple",
+                        f"sides are multiples of {given.resize.multiple} px",
+                    ),
+                    (f"{part}.patch", f"patches of {tower.patch} px"),
+                    *([folded] if adapter else []),
+                ),
+                f"a window is {needed} px wide, so sides must be multiples of {needed} px",
+                Fix(f"write `multiple: {needed}px`"),
+            )
+
+
+def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
+    """Pictures of one size fall into whole patches, for each of which the table has a row."""
+    for medium in recipe.inputs:
+        for shown in views(recipe, medium):
+            name, tower = shown.encoder, recipe.encoders[shown.encoder]
+            if shown.side is None:
+                continue
+            seen = (path or _side_path(recipe, shown), f"pictures of {shown.side} px")
+            if shown.side % tower.patch:
+                yield (
+                    name,
+                    Diagnostic(
+                        "S405",
+                        f"pictures of input `{medium}` do not fall into whole patches",
+                        labels(recipe, seen, (f"{name}.patch", f"patches of {tower.patch} px")),
+                        f"{shown.side} is not a multiple of {tower.patch}",
+                        Fix(f"write `{shown.side // tower.patch * tower.patch}px`"),
+                    ),
+                )
+                continue
+            pos, side = getattr(tower, "pos", None), shown.side // tower.patch
+            if not isinstance(pos, Learned) or pos.interpolate:
+                continue
+            if (pos.grid.rows, pos.grid.columns) == (side, side):
+                continue
+            yield (
+                name,
+                Diagnostic(
+                    "S411",
+                    f"the positions of `{name}` have no row for each patch",
+                    labels(
+                        recipe,
+                        (f"{name}.pos", f"a table of {pos.grid.rows} x {pos.grid.columns}"),
+                        (seen[0], f"{seen[1]} have {side} x {side} patches"),
+                    ),
+                    "a learned table fits its own grid, unless it is resized to the picture's",
+                    Fix(f"write `learned({side}x{side})`, or add `interpolate: true`"),
+                ),
+            )
+
+
+def _side_path(recipe: Recipe, shown: View) -> str:
+    return f"{shown.encoder}.in" if shown.resized else f"{shown.medium}.resize"
+
+
+def _scales(recipe: Recipe) -> Iterator[Diagnostic]:
+    """Each tower knows how its pixels are scaled, and each pad which colour the mean is."""
+    for medium, given in recipe.inputs.items():
+        if given.normalize is not None:
             continue
-        part = next(name for name, t in recipe.encoders.items() if t is tower)
-        adapter = next((n for n, a in recipe.adapters.items() if part in a.in_), None)
-        needed = tower.patch * max(window)
+        bare = [s for s in views(recipe, medium) if recipe.encoders[s.encoder].normalize is None]
+        padded = isinstance(given.resize, Letterbox | Padded) and given.resize.pad is None
+        if not bare and not padded:
+            continue
+        where = (f"{medium}.resize", "pads with the mean") if padded else (medium, "no `normalize`")
+        if bare:
+            where = (bare[0].encoder, "has no `normalize` of its own, and its input has none")
         yield Diagnostic(
-            "S405",
-            f"pictures of input `{medium}` do not fall into whole windows",
-            labels(
-                recipe,
-                (f"{medium}.resize.multiple", f"sides are multiples of {given.resize.multiple} px"),
-                (f"{part}.patch", f"patches of {tower.patch} px"),
-                *([(f"{adapter}.window", f"{window[0]} x {window[1]} of them")] if adapter else []),
-            ),
-            f"a window is {needed} px wide, so sides must be multiples of {needed} px",
-            Fix(f"write `multiple: {needed}px`"),
+            "S410",
+            f"nothing says how the pixels of `{medium}` are scaled",
+            labels(recipe, where),
+            "a tower sees numbers around zero; which, its training decided",
+            Fix(f"write `normalize = clip()` in `{medium}`"),
         )
 
 
 def _frames(recipe: Recipe) -> Iterator[Diagnostic]:
     """The frames of a clip fill whole patches."""
     for medium, given in recipe.inputs.items():
-        tower = tower_of(recipe, medium)
-        if tower is None or not isinstance(given, VideoInput):
+        if not isinstance(given, VideoInput):
             continue
-        per, frames = tower.frames_per_patch, given.frames
-        if frames.step % per == 0 and frames.at_least(frames.step) % per == 0:
-            continue
-        part = next(name for name, t in recipe.encoders.items() if t is tower)
-        low = -(-frames.at_least(per) // per) * per
-        yield Diagnostic(
-            "S406",
-            f"clips of input `{medium}` do not fill whole patches",
-            labels(
-                recipe,
-                (
-                    f"{medium}.frames",
-                    f"{frames.at_least(frames.step)} frames, then {frames.step} more",
+        for shown in views(recipe, medium):
+            per = getattr(recipe.encoders[shown.encoder], "frames_per_patch", 1)
+            frames = given.frames
+            if frames.step % per == 0 and frames.at_least(frames.step) % per == 0:
+                continue
+            low = -(-frames.at_least(per) // per) * per
+            yield Diagnostic(
+                "S406",
+                f"clips of input `{medium}` do not fill whole patches",
+                labels(
+                    recipe,
+                    (
+                        f"{medium}.frames",
+                        f"{frames.at_least(frames.step)} frames, then {frames.step} more",
+                    ),
+                    (f"{shown.encoder}.frames_per_patch", f"a patch holds {per} frames"),
                 ),
-                (f"{part}.frames_per_patch", f"a patch holds {per} frames"),
-            ),
-            "a patch that lacks a frame has no meaning in the kernel that reads it",
-            Fix(f"write `frames = {low}..{frames.high} by {per}`"),
-        )
+                "a patch that lacks a frame has no meaning in the kernel that reads it",
+                Fix(f"write `frames = {low}..{frames.high} by {per}`"),
+            )

@@ -57,7 +57,7 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
     if any(found.code == "N215" for found in findings.in_order):
         return
     stage = recipe.stages[name]
-    media = placed(recipe, [recipe.layouts[layout] for layout in stage.layout])
+    media = placed(recipe, [recipe.layouts[layout] for layout in stage.layouts])
     graph = build(recipe, media=media)
     try:
         for step in (

@@ -63,7 +63,7 @@ def test_yields(op, inputs, result):
 @pytest.mark.parametrize(
     ("op", "inputs", "port", "wanted"),
     [
-        (PatchEmbed(8, 3, 2, 4, bias=False), [T(("n", 95))], 0, "[any, 96]"),
+        (PatchEmbed(8, 3, 2, 4, bias=False), [T(("n", 95))], 0, "96 wide"),
         (TOWER, [ROWS, T(("m",)), T(("n", 4)), T(("n", 4))], 1, "[n]"),
         (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 8))], 3, "[n, 4]"),
         (Concat(), [ROWS, T(("m", 9))], 1, "[any, 8]"),

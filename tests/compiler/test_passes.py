@@ -19,7 +19,7 @@ from triptych.compiler.types import Symbol, total
 from triptych.dsl.diagnostics import RecipeError
 
 TOWER = """
-    %image.patches = input {still = true} : f32[image.patches, 96]
+    %image.patches = input {still = true, medium = image} : f32[image.patches, 96]
     %image.segment_id = input : i64[image.patches]
     %image.cos = input : f32[image.patches, 4]
     %image.sin = input : f32[image.patches, 4]

@@ -77,6 +77,24 @@ MISTAKES = {
       drop map "model.norm.*"
       add map "model.norm.weight" -> "lm.norm.*"
     }""",
+    "W804_no_matrix": """amend weights {
+      replace map "model.norm.*" -> transposed("lm.norm.*")
+    }""",
+    "W804_no_leading_one": """amend weights {
+      replace map "model.norm.*" -> squeezed("lm.norm.*")
+    }""",
+    "W804_groups": """amend weights {
+      replace map "visual.blocks.*" -> interleaved("vit.blocks.*", parts: 3, groups: vit.heads)
+    }""",
+    "W804_a_part_lacks": """amend weights {
+      drop map "model.layers.*.self_attn.q_proj.*"
+      drop map "model.layers.*.self_attn.o_proj.*"
+      add map "model.layers.*.qo.*" -> joined(["lm.blocks.*.attn.q.*", "lm.blocks.*.attn.o.*"])
+    }""",
+    "W802_within_one_rule": """amend weights {
+      drop map "model.norm.*"
+      add map "model.norm.*" -> joined(["lm.norm.*", "lm.norm.*"])
+    }""",
     "V314_assertion": "amend lm { context = 8000tok } amend stage sft { pack = 8000tok }"
     " amend mode chat { prompt = ..8000tok }",
 }

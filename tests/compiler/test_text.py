@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.compiler.graph import Graph, Node
-from triptych.compiler.ops import Add, Concat, Embed, Head, Norm, PatchEmbed
+from triptych.compiler.ops import Add, Concat, Embed, Head, Input, Norm, PatchEmbed
 from triptych.compiler.passes.infer_shapes import infer
 from triptych.compiler.pipeline import for_inference, for_training, model
 from triptych.compiler.text import read_graph, read_methods, text, text_of_methods
@@ -58,9 +58,10 @@ def test_any_graph_reads_back(graph):
 
 
 def test_facts_keep_their_kinds():
+    rows = TensorType(("n", 12), "f32")
     graph = Graph.of(
         [
-            Node.fed("patches", TensorType(("n", 12), "f32"), still=True),
+            Node("patches", Input(rows, still=True, medium="image"), type=rows),
             Node("embed", PatchEmbed(8, 3, 1, 2, bias=True, folded=False), ("patches",)),
             Node("head", Head(vocab=5, width=8, tied=True), ("embed",), "table"),
             Node("sum", Add(), ("head", "head")),
@@ -68,7 +69,7 @@ def test_facts_keep_their_kinds():
         {"out": "sum"},
     )
     shown = text(graph)
-    assert "%patches = input {still = true} : f32[n, 12]" in shown
+    assert "%patches = input {still = true, medium = image} : f32[n, 12]" in shown
     assert "%head = head %embed {vocab = 5, width = 8, tied = true} using table" in shown
     assert read_graph(shown) == graph
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.blocks.input.sizes import SizeError
+from triptych.blocks.input.sizes import grid_of
 from triptych.compiler.tokens import (
     counted,
     domain,
@@ -86,7 +87,8 @@ def test_closed_forms_count_what_the_processor_counts(recipe):
     for width, height in ((640, 480), (33, 100), (1920, 1080)):
         for frames in (4, 20, 244, 768):
             values = {"video.width": width, "video.height": height, "video.frames": frames}
-            assert evaluate(form, values) == rule.tokens(rule.clip_grid(width, height, frames))
+            grid = grid_of(rule.resized_frame(width, height, frames), 14, rule.slots(frames))
+            assert evaluate(form, values) == grid.merged((2, 2)).patches
 
 
 def test_closed_forms_as_text(recipe, chatml):
@@ -103,7 +105,6 @@ def test_a_window_that_the_multiple_holds_several_times(variant):
     recipe = variant("""
       amend input image { resize = native(multiple: 56px, budget: 4tok..64tok) }
     """)
-    assert size_rule(recipe, "image").window == (2, 2)
     found = counted(recipe, recipe.layouts["chatml"], "image", (224, 224))
     assert found.tokens == 64
     assert str(item_tokens(recipe, "image")).startswith("4 * fit(")

@@ -1,0 +1,180 @@
+"""What each part of a recipe yields for a picture: how many rows, how wide, in which order.
+
+A part is packed or dense. Packed rows are those of all pictures, one after another, of any size.
+Dense rows are those of pictures of one size: the same number for each. `YIELDS` says for each type
+of part what it makes of what it takes; the graph is built by it, and tokens are counted by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ..dsl.diagnostics import Diagnostic, Fix, RecipeError
+from ..dsl.recipe import MergeMLP, QFormer, Recipe, Resampler, Resized, Selector, ViT
+from .places import labels
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """What a source hands on, for one picture or frame of one input.
+
+    `tokens` is None where the rows are packed: there, `window` (rows, columns) patches stand behind
+    each. `grid` (rows, columns) is how dense tokens lie in the picture; None where they do not.
+    """
+
+    width: int
+    tokens: int | None = None
+    grid: tuple[int, int] | None = None
+    window: tuple[int, int] = (1, 1)
+    class_token: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the rows of all pictures stand in one sequence."""
+        return self.tokens is None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one tower sees of one input; `side` is the picture's in pixels, None if it varies."""
+
+    name: str
+    medium: str
+    encoder: str
+    side: int | None
+    resized: int | None
+    """The side that the host brings the resized picture to once more; None: it stays as it is."""
+
+
+def views(recipe: Recipe, medium: str) -> list[View]:
+    """What the towers see of an input, in the order of the recipe.
+
+    A view has the name of its input where only one tower sees it.
+    """
+    found = []
+    for name, tower in recipe.encoders.items():
+        for shown in tower.in_:
+            if shown.part != medium:
+                continue
+            resized = shown.side if isinstance(shown, Resized) else None
+            side = resized or getattr(recipe.inputs[medium].resize, "side", None)
+            found.append(View(f"{medium}_{name}", medium, name, side, resized))
+    return [replace(found[0], name=medium)] if len(found) == 1 else found
+
+
+def view(recipe: Recipe, medium: str, encoder: str) -> View:
+    """What one tower sees of an input."""
+    return next(found for found in views(recipe, medium) if found.encoder == encoder)
+
+
+def yielded(recipe: Recipe, source: Selector, medium: str) -> Yield:
+    """What a source such as `vit`, `vit.patches` or `vit.blocks[44]` yields of an input.
+
+    RecipeError when a part cannot take what it is given.
+    """
+    name = source.part
+    part = (recipe.encoders | recipe.adapters)[name]
+    found = YIELDS[type(part)](recipe, name, part, medium)
+    if source.parts[-1].name == PATCHES and found.class_token:
+        assert found.tokens
+        return replace(found, tokens=found.tokens - 1, class_token=False)
+    return found
+
+
+PATCHES = "patches"
+"""The last step of a source that leaves the class token out."""
+
+
+def _vision_tower(recipe: Recipe, name: str, part: ViT, medium: str) -> Yield:
+    if part.is_packed:
+        return Yield(part.width)
+    shown = view(recipe, medium, name)
+    if shown.side is None:
+        raise RecipeError([_varies(recipe, name, medium)])
+    grid = (shown.side // part.patch,) * 2
+    return Yield(part.width, grid[0] * grid[1] + part.class_token, grid, (1, 1), part.class_token)
+
+
+def _merge(recipe: Recipe, name: str, part: MergeMLP, medium: str) -> Yield:
+    below = yielded(recipe, part.in_[0], medium)
+    window = part.window.rows, part.window.columns
+    if below.is_packed:
+        return Yield(part.out, window=window)
+    rows, columns = squares(recipe, name, part.in_[0], medium)
+    grid = rows // window[0], columns // window[1]
+    return Yield(part.out, grid[0] * grid[1], grid)
+
+
+def _qformer(recipe: Recipe, name: str, part: QFormer, medium: str) -> Yield:
+    dense(recipe, name, part.in_[0], medium)
+    return Yield(part.width, part.queries)
+
+
+def _resampler(recipe: Recipe, name: str, part: Resampler, medium: str) -> Yield:
+    dense(recipe, name, part.in_[0], medium)
+    return Yield(part.out, part.queries.area, (part.queries.rows, part.queries.columns))
+
+
+YIELDS: Mapping[type, Callable[..., Yield]] = {
+    ViT: _vision_tower,
+    MergeMLP: _merge,
+    QFormer: _qformer,
+    Resampler: _resampler,
+}
+"""For each type of part, what it yields: of the recipe, its name, itself and the input."""
+
+
+def squares(recipe: Recipe, name: str, source: Selector, medium: str) -> tuple[int, int]:
+    """The grid of dense patches that a part folds; RecipeError where they lie in none."""
+    below = yielded(recipe, source, medium)
+    if below.grid is None or below.class_token:
+        seen = "a class token stands before the patches" if below.class_token else "rows, no grid"
+        fix = f"take `{source.part}.{PATCHES}`" if below.class_token else "put it behind a tower"
+        raise RecipeError(
+            [
+                Diagnostic(
+                    "S407",
+                    f"`{name}` needs patches in rows and columns",
+                    labels(recipe, (f"{name}.in", f"`{source}`: {seen}")),
+                    fix=Fix(fix),
+                )
+            ]
+        )
+    return below.grid
+
+
+def dense(recipe: Recipe, name: str, source: Selector, medium: str) -> Yield:
+    """What a part that takes whole pictures is given; RecipeError where rows are packed."""
+    below = yielded(recipe, source, medium)
+    if below.is_packed:
+        raise RecipeError(
+            [
+                Diagnostic(
+                    "S408",
+                    f"`{name}` takes pictures of one size",
+                    labels(
+                        recipe,
+                        (f"{name}.in", f"`{source}` yields packed rows of pictures of any size"),
+                        (f"{source.part}.pos", "these positions leave the size open"),
+                    ),
+                    "its queries look at one picture each, and packed rows do not say where it ends",
+                    Fix("give the tower `pos = learned(...)` and its input a fixed `resize`"),
+                )
+            ]
+        )
+    return below
+
+
+def _varies(recipe: Recipe, name: str, medium: str) -> Diagnostic:
+    return Diagnostic(
+        "S409",
+        f"`{name}` takes pictures of one size, and those of `{medium}` have any",
+        labels(
+            recipe,
+            (f"{name}.pos", "a learned table has a row for each place"),
+            (f"{medium}.resize", "this keeps the shape of each picture"),
+        ),
+        "positions without a table are legal on every grid; a table knows one",
+        Fix("write `resize = square(448px)`, or `pos = rope2d(...)`"),
+    )
