@@ -29,7 +29,7 @@ from ..compiler.pipeline import for_training
 from ..compiler.plan import Plan, by_part, plan
 from ..compiler.text import text_of_methods
 from ..dsl.diagnostics import nearest
-from ..dsl.recipe import Amount, Constant, Recipe, Stage
+from ..dsl.recipe import Amount, Falling, Recipe, Stage, Stairs
 from . import backend, checkpoint
 from .base import MissingError
 from .checkpoint import Checkpoint, Progress
@@ -223,7 +223,7 @@ def settings(
     used = recipe.stages[stage]
     return {
         **said,
-        "layouts": {name: said["layouts"][name] for name in used.layout},
+        "layouts": {name: said["layouts"][name] for name in used.layouts},
         stage: used.model_dump(mode="json", by_alias=True),
         "vocabulary": vocabulary,
         "workers": options.workers,
@@ -236,8 +236,16 @@ def settings(
 def schedule_of(stage: Stage) -> Schedule:
     """The rate of a stage, step by step."""
     form = stage.schedule
-    minimum = 0.0 if isinstance(form, Constant) else form.min
-    return Schedule(form.call, peak=stage.optim.lr, warmup=form.warmup, minimum=minimum)
+    return Schedule(
+        form.call,
+        peak=stage.optim.lr,
+        warmup=form.warmup,
+        ratio=form.warmup_ratio or 0.0,
+        start=form.warmup_from,
+        minimum=form.min if isinstance(form, Falling) else 0.0,
+        whole=isinstance(form, Falling) and form.over == "stage",
+        stairs=tuple(zip(form.at, form.factors, strict=True)) if isinstance(form, Stairs) else (),
+    )
 
 
 def share_done(stop: Amount, progress: Progress, epoch: int) -> float:
@@ -469,7 +477,7 @@ class _Walk:
                 f"train that first, or say with --weights what to start from"
             )
         if self._start is None and self._recipe.weights:
-            named = self._recipe.weights.from_.repository
+            named = self._recipe.weights.repositories
             raise TrainingError(
                 f"{self._recipe.name} starts from {named}: say where that lies with --weights, or "
                 f"start from random numbers with --weights fresh"

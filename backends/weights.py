@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..compiler.build import build
-from ..compiler.weights import names
+from ..compiler.weights import Names, Published, Shape, names, shape_of
 from ..dsl.diagnostics import nearest
-from ..dsl.recipe import Recipe
+from ..dsl.recipe import Form, Interleaved, Joined, Recipe, Renamed, Squeezed, Transposed
 
 _SHOWN = 5
 """How many names a message lists."""
+
+_PICKLES = (".bin", ".pt", ".pth")
 
 
 class WeightsError(Exception):
@@ -24,11 +26,22 @@ class WeightsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor in a file, and the parameters that it holds."""
+
+    file: Path
+    name: str
+    holds: tuple[str, ...]
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """Where each parameter lies: a file, and the name of the tensor in it."""
+    """Where each parameter of a recipe, or of some of its parts, lies on disk."""
 
     source: Path
-    places: Mapping[str, tuple[Path, str]]
+    places: tuple[Place, ...]
+    shapes: Mapping[str, Shape]
 
     @classmethod
     def open(cls, recipe: Recipe, source: Path, parts: Collection[str] | None = None) -> Weights:
@@ -38,37 +51,44 @@ class Weights:
         or the published ones. WeightsError names every parameter that has no tensor, every tensor
         that has no place, and every shape that differs.
         """
-        found = {name: (file, shape) for file in _files(source) for name, shape in _shapes(file)}
-        wanted = {name: param.shape for name, param in build(recipe).parameters().items()}
-        if parts is not None:
-            wanted = {name: shape for name, shape in wanted.items() if name.split(".")[0] in parts}
+        found = _tensors(recipe, source)
+        shapes = {
+            name: param.shape
+            for name, param in build(recipe).parameters().items()
+            if parts is None or name.partition(".")[0] in parts
+        }
         published = names(recipe)
-        ours = {name: name for name in wanted}
-        map_ = (
-            ours
-            if any(name in found for name in ours)
-            else {name: published.published[name] for name in wanted}
-        )
+        wanted = published.holding(shapes)
+        if any(name in found for name in shapes):
+            wanted = [
+                Published(name, shape, (name,), Renamed(target=name))
+                for name, shape in shapes.items()
+            ]
         problems = [
-            *_missing(map_, found),
-            *_homeless(map_, found, published.reason_to_ignore),
+            *_missing(wanted, found),
+            *_homeless(wanted, found, published),
             *(
-                f"{name} is {list(wanted[name])} here and {list(found[theirs][1])} there"
-                for name, theirs in map_.items()
-                if theirs in found and found[theirs][1] != wanted[name]
+                f"{tensor.name} is {list(tensor.shape)} here and {list(there.shape)} there"
+                for tensor in wanted
+                if (there := found.get(tensor.name)) and there.shape != tensor.shape
             ),
         ]
         if problems:
             raise WeightsError(f"{source} does not fit {recipe.name}:\n  " + "\n  ".join(problems))
-        return cls(source, {name: (found[theirs][0], theirs) for name, theirs in map_.items()})
+        places = tuple(
+            Place(found[t.name].file, found[t.name].name, t.holds, t.form) for t in wanted
+        )
+        return cls(source, places, shapes)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each parameter with its tensor, file by file; nothing is kept."""
-        for file in dict.fromkeys(file for file, _ in self.places.values()):
+        for file in dict.fromkeys(place.file for place in self.places):
             with safe_open(file, framework="pt") as content:
-                for name, (place, theirs) in self.places.items():
-                    if place == file:
-                        yield name, content.get_tensor(theirs)
+                for place in self.places:
+                    if place.file == file:
+                        shapes = [self.shapes[name] for name in place.holds]
+                        ours = taken_apart(place.form, content.get_tensor(place.name), shapes)
+                        yield from zip(place.holds, ours, strict=True)
 
     def fill(self, module: nn.Module) -> None:
         """Copies the weights into a module, in the module's precision."""
@@ -79,17 +99,93 @@ class Weights:
                     state[name].copy_(tensor)
 
 
+def as_published(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, or gradients of them, by their published names and in the published form.
+
+    A published tensor is left out when one of the parameters that it holds is not given.
+    """
+    for tensor in names(recipe).holding(tensors):
+        if all(name in tensors for name in tensor.holds):
+            yield tensor.name, put_together(tensor.form, [tensors[name] for name in tensor.holds])
+
+
+def taken_apart(form: Form, tensor: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """What a published tensor holds, in these shapes."""
+    match form:
+        case Transposed():
+            return (tensor.T,)
+        case Squeezed():
+            return (tensor.reshape(shapes[0]),)
+        case Joined(groups=groups):
+            rows = [shape[0] // groups for shape in shapes]
+            grouped = tensor.unflatten(0, (groups, -1)).split(rows, dim=1)
+            return tuple(part.flatten(0, 1) for part in grouped)
+        case Interleaved(parts=parts, groups=groups):
+            return (tensor.unflatten(0, (groups, parts, -1)).transpose(0, 1).flatten(0, 2),)
+    return (tensor,)
+
+
+def put_together(form: Form, tensors: Sequence[Tensor]) -> Tensor:
+    """The published tensor that holds these; the way back from `taken_apart`."""
+    match form:
+        case Transposed():
+            return tensors[0].T
+        case Squeezed():
+            return tensors[0].reshape(shape_of(form, [tuple(tensors[0].shape)]))
+        case Joined(groups=groups):
+            grouped = [tensor.unflatten(0, (groups, -1)) for tensor in tensors]
+            return torch.cat(grouped, dim=1).flatten(0, 1)
+        case Interleaved(parts=parts, groups=groups):
+            return tensors[0].unflatten(0, (parts, groups, -1)).transpose(0, 1).flatten(0, 2)
+    return tensors[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A tensor that is there."""
+
+    file: Path
+    name: str
+    shape: Shape
+
+
+def _tensors(recipe: Recipe, source: Path) -> dict[str, _Found]:
+    """Every tensor that a path stands for, by the name that the recipe's map uses.
+
+    Where a recipe takes its weights from several repositories, a folder may hold one folder for
+    each, called as the repository is.
+    """
+    folders = [(source, "")]
+    if recipe.weights and len(recipe.weights.from_) > 1:
+        apart = [
+            (source / repository.repository.rpartition("/")[2], repository.under)
+            for repository in recipe.weights.from_
+        ]
+        if any(folder.is_dir() for folder, _ in apart):
+            folders = apart
+    found = dict[str, _Found]()
+    for folder, under in folders:
+        for file in _files(folder):
+            for name, shape in _shapes(file):
+                if under + name in found:
+                    first = found[under + name].file
+                    raise WeightsError(f"{under + name} is in {first} and in {file}: keep one")
+                found[under + name] = _Found(file, name, shape)
+    return found
+
+
 def _files(source: Path) -> list[Path]:
     """The safetensors files that a path stands for."""
     if source.is_file():
+        if source.suffix in _PICKLES:
+            raise _pickled(source)
         return [source]
     if not source.is_dir():
         raise WeightsError(f"{source} is not there: give a training run, a file, or a folder")
     final = source / "weights.safetensors"
     if final.exists():
         return [final]
-    files = sorted(source.glob("*.safetensors"))
-    if files:
+    if files := sorted(source.glob("*.safetensors")):
         return files
     # A run that is still under way: its newest checkpoint.
     checkpoints = sorted(
@@ -97,10 +193,19 @@ def _files(source: Path) -> list[Path]:
     )
     if checkpoints:
         return checkpoints[-1:]
+    if pickled := sorted(path for path in source.iterdir() if path.suffix in _PICKLES):
+        raise _pickled(pickled[0])
     raise WeightsError(f"{source} holds no weights: no .safetensors file, no checkpoint")
 
 
-def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+def _pickled(file: Path) -> WeightsError:
+    return WeightsError(
+        f"{file} is a pickle, and reading one can run any code: make safetensors of it first, "
+        f"`save_file(torch.load({file.name!r}, weights_only=True), 'model.safetensors')`"
+    )
+
+
+def _shapes(file: Path) -> list[tuple[str, Shape]]:
     try:
         with safe_open(file, framework="pt") as content:
             return [(name, tuple(content.get_slice(name).get_shape())) for name in content.keys()]  # noqa: SIM118
@@ -108,8 +213,8 @@ def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
         raise WeightsError(f"{file} cannot be read as safetensors: {problem}") from problem
 
 
-def _missing(map_: Mapping[str, str], found: Mapping[str, object]) -> Iterator[str]:
-    lacking = [theirs for theirs in map_.values() if theirs not in found]
+def _missing(wanted: Sequence[Published], found: Mapping[str, _Found]) -> Iterator[str]:
+    lacking = [tensor.name for tensor in wanted if tensor.name not in found]
     if lacking:
         near = nearest(lacking[0], found)
         hint = f"; there is {near}" if near else ""
@@ -117,11 +222,10 @@ def _missing(map_: Mapping[str, str], found: Mapping[str, object]) -> Iterator[s
 
 
 def _homeless(
-    map_: Mapping[str, str], found: Mapping[str, object], reason: object
+    wanted: Sequence[Published], found: Mapping[str, _Found], published: Names
 ) -> Iterator[str]:
-    assert callable(reason)
-    known = set(map_.values())
-    extra = [name for name in found if name not in known and reason(name) is None]
+    known = {tensor.name for tensor in wanted}
+    extra = [name for name in found if name not in known and not published.reason_to_ignore(name)]
     if extra:
         yield f"{len(extra)} tensors have no place in the recipe: {_listed(extra)}"
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from triptych.compiler.weights import names
+from triptych.backends.weights import as_published
 from triptych.dsl.recipe import Mrope, Recipe
 
 SIZES: dict[str, tuple[str, ...]] = {
@@ -49,10 +49,9 @@ def peer_model(recipe: Recipe, weights: Mapping[str, Tensor], dtype: torch.dtype
     """The transformers model of the recipe's sizes, with the same weights."""
     from transformers import Qwen2VLForConditionalGeneration
 
-    published = names(recipe).published
     with tempfile.TemporaryDirectory() as folder:
         save_file(
-            {published[name]: tensor.contiguous() for name, tensor in weights.items()},
+            {name: tensor.contiguous() for name, tensor in as_published(recipe, weights)},
             Path(folder) / "model.safetensors",
             metadata={"format": "pt"},
         )

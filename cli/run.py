@@ -137,7 +137,7 @@ def _session(model: str, compiling: dict[str, Any]) -> Session:
     name = compiling.pop("backend") or "eager"
     recipe = load_recipe(model, amend=compiling.pop("amend"))
     if compiling["weights"] is None and compiling["random_weights"] is None:
-        published = recipe.weights.from_.repository if recipe.weights else "its training run"
+        published = recipe.weights.repositories if recipe.weights else "its training run"
         raise click.UsageError(
             f"{recipe.name} needs weights: --weights PATH ({published}), or --random-weights 0"
         )

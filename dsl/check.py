@@ -19,6 +19,7 @@ from .recipe import (
     Model,
     Origin,
     Recipe,
+    Renamed,
 )
 from .references import check_references, in_order
 from .source import Span
@@ -173,19 +174,30 @@ def _raw(part: Part, model: type[Model], whole: Whole, evaluator: Evaluator) -> 
     if part.kind == "layout":
         raw["rules"] = rules_of(part, whole, evaluator.findings)
     if part.kind == "weights":
-        maps = [entry.statement for entry in part.of_kind("map")]
         ignored = [entry.statement for entry in part.of_kind("ignore")]
-        raw["rules"] = tuple(
-            {"source": rule.source.value, "target": rule.target.value}
-            for rule in maps
-            if isinstance(rule, syntax.Map)
-        )
+        raw["rules"] = _map_rules(part, evaluator)
         raw["ignored"] = tuple(
             {"pattern": rule.pattern.value, "reason": rule.reason.value}
             for rule in ignored
             if isinstance(rule, syntax.Ignore)
         )
     return raw
+
+
+def _map_rules(part: Part, evaluator: Evaluator) -> tuple[Raw, ...]:
+    rules = list[Raw]()
+    for entry in part.of_kind("map"):
+        assert isinstance(entry.statement, syntax.Map)
+        source, target = entry.statement.source, entry.statement.target
+        rules.append(
+            {
+                "source": source.value,
+                "target": Renamed(target=target.value)
+                if isinstance(target, syntax.Text)
+                else Written(target, evaluator, part.name, entry),
+            }
+        )
+    return tuple(rules)
 
 
 def _what_is_good(model: type[Model], raw: Raw, error: ValidationError) -> Model:
@@ -317,8 +329,9 @@ class _Complaints:
                 return statement.id.span if loc[2:] == ("id",) else statement.text.span
         if loc[:1] in (("rules",), ("ignored",)) and len(loc) > 2 and isinstance(loc[1], int):
             entries = self._part.of_kind("map" if loc[0] == "rules" else "ignore")
-            written: syntax.Text = getattr(entries[loc[1]].statement, str(loc[2]))
-            return written.span
+            written: syntax.Text | syntax.Call = getattr(entries[loc[1]].statement, str(loc[2]))
+            given, _ = self._given(loc)
+            return given.span if given else written.span
         given, _ = self._given(loc)
         return given.span if given else self._part.header
 
@@ -449,20 +462,24 @@ class _Complaints:
             "less_than": "{it} must be less than {lt}",
             "less_than_equal": "{it} must be at most {le}",
             "string_too_short": "{it} must not be empty",
-            "too_short": "{it} needs at least {min_length} member",
+            "too_short": "{it} needs at least {min_length} member{s}",
             "too_long": "{it} takes at most {max_length} member",
         }
         template = says.get(details["type"])
         if template is None:
             self._add("V303", details["msg"].lower(), self._span(loc))
             return
-        self._add("V305", template.format(it=f"`{self._path(loc)}`", **bounds), self._span(loc))
+        plural = "s" if bounds.get("min_length", 1) > 1 else ""
+        title = template.format(it=f"`{self._path(loc)}`", s=plural, **bounds)
+        self._add("V305", title, self._span(loc))
 
 
 def _child(current: Any, key: str | int) -> Any:
     """The value below `current` at `key`; None when `key` is only the name of a call."""
     if isinstance(current, dict):
         return current.get(key)
+    if isinstance(current, tuple):
+        return current[key] if isinstance(key, int) else None
     value = current.known() if isinstance(current, Written) else None
     if isinstance(value, ListValue) and isinstance(key, int) and key < len(value.items):
         return value.items[key]

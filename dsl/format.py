@@ -160,8 +160,8 @@ class _Printer:
     def _with_value(self, statement: Statement, head: str, depth: int) -> list[str]:
         """The lines of a statement whose text up to its value is `head`."""
         match statement:
-            case syntax.Setting():
-                value = self._value(statement.value, len(head) + 1, depth)
+            case syntax.Setting(value=written) | syntax.Map(target=written):
+                value = self._value(written, len(head) + 1, depth)
                 return [f"{head} {value[0]}", *value[1:]]
             case syntax.Rule():
                 return _filled(head, [_item(item) for item in statement.items], depth)
@@ -178,7 +178,7 @@ class _Printer:
                 number = syntax.written(statement.id)
                 return [f"special {statement.name}", f"= {statement.text.span.text}", f"@ {number}"]
             case syntax.Map():
-                return [f"map {statement.source.span.text}", f"-> {statement.target.span.text}"]
+                return [f"map {statement.source.span.text}", "->"]
             case syntax.Ignore():
                 return [f"ignore {statement.pattern.span.text}", f": {statement.reason.span.text}"]
             case syntax.Rule():
@@ -216,11 +216,14 @@ class _Printer:
         return runs
 
     def _is_opened(self, statement: Statement, depth: int) -> bool:
-        """Whether the value of a setting takes several lines."""
-        if not isinstance(statement, syntax.Setting):
-            return False
-        column = len(_INDENT) * depth + len(statement.name) + len(" = ")
-        return self._opens(statement.value, column)
+        """Whether the value of a setting or a map takes several lines."""
+        match statement:
+            case syntax.Setting(value=value) | syntax.Map(target=value):
+                column = len(_INDENT) * depth + len(" ".join(self._cells(statement))) + 1
+                return self._opens(value, column)
+            case syntax.Verbed():
+                return self._is_opened(statement.statement, depth)
+        return False
 
     # values
 

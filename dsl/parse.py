@@ -421,7 +421,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def map(self, meta: Any, children: list[Any]) -> syntax.Map:
         _, source, target = children
-        return syntax.Map(self._text(source), self._text(target), self._span(meta))
+        return syntax.Map(self._text(source), target, self._span(meta))
 
     def ignore(self, meta: Any, children: list[Any]) -> syntax.Ignore:
         _, pattern, reason = children

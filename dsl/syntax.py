@@ -269,10 +269,10 @@ class Special:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """`map "visual.blocks.*" -> "vit.blocks.*"`."""
+    """`map "visual.blocks.*" -> "vit.blocks.*"`, `map "proj" -> transposed("resampler.proj")`."""
 
     source: Text
-    target: Text
+    target: Text | Call
     span: Span
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from triptych.backends.job import job
 from triptych.backends.resources import ResourceError, resources
-from triptych.backends.weights import Weights, WeightsError
-from triptych.compiler.weights import names
+from triptych.backends.weights import (
+    Weights,
+    WeightsError,
+    as_published,
+    put_together,
+    taken_apart,
+)
+from triptych.compiler.weights import names, shape_of
+from triptych.dsl.load import load_text
+from triptych.dsl.recipe import Interleaved, Joined, Renamed, Squeezed, Transposed
+
+TINY = Path(__file__).parent / "tiny.vlm"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +49,113 @@ def test_a_folder_of_published_files(recipe, state, tmp_path):
     save_file(dict(theirs[:20]), tmp_path / "model-00001-of-00002.safetensors")
     save_file(dict(theirs[20:]), tmp_path / "model-00002-of-00002.safetensors")
     assert_equal(loaded(recipe, tmp_path), state)
+
+
+FORMS = {
+    "renamed": (Renamed(target="a"), [(3, 4)]),
+    "transposed": (Transposed(target="a"), [(3, 4)]),
+    "squeezed": (Squeezed(target="a"), [(1, 1, 3, 4)]),
+    "joined": (Joined(targets=("a", "b")), [(3, 4), (5, 4)]),
+    "grouped": (Joined(targets=("a", "b", "c"), groups=2), [(12, 4), (4, 4), (4, 4)]),
+    "joined_biases": (Joined(targets=("a", "b", "c"), groups=2), [(12,), (4,), (4,)]),
+    "interleaved": (Interleaved(target="a", parts=3, groups=2), [(12, 4)]),
+    "interleaved_bias": (Interleaved(target="a", parts=3, groups=2), [(12,)]),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_read_and_written(name):
+    form, shapes = FORMS[name]
+    ours = [torch.randn(shape) for shape in shapes]
+    published = put_together(form, ours)
+    assert published.shape == shape_of(form, shapes)
+    back = taken_apart(form, published, shapes)
+    assert all(torch.equal(one, other) for one, other in zip(ours, back, strict=True))
+
+
+def test_groups_hold_a_share_of_each_tensor():
+    """InternLM2: for each key-value head its query heads, its key, its value."""
+    form = Joined(targets=("q", "k", "v"), groups=2)
+    q, k, v = torch.arange(4), torch.tensor([10, 11]), torch.tensor([20, 21])
+    assert put_together(form, [q, k, v]).tolist() == [0, 1, 10, 20, 2, 3, 11, 21]
+
+
+def test_interleaved_rows_stand_head_by_head():
+    form = Interleaved(target="qkv", parts=3, groups=2)
+    qkv = torch.tensor([0, 1, 10, 11, 20, 21])
+    assert put_together(form, [qkv]).tolist() == [0, 10, 20, 1, 11, 21]
+
+
+JOINED = """
+recipe joined extends {base} {{
+  amend weights {{
+    drop map "model.layers.*.mlp.gate_proj.*"
+    drop map "model.layers.*.mlp.up_proj.*"
+    drop map "visual.merger.mlp.0.*"
+    add map "model.layers.*.mlp.gate_up_proj.*" -> joined(
+      ["lm.blocks.*.mlp.gate.*", "lm.blocks.*.mlp.up.*"],
+    )
+    add map "visual.merger.fc.weight" -> transposed("merger.fc1.weight")
+    add map "visual.merger.fc.bias" -> "merger.fc1.bias"
+    {more}
+  }}
+}}
+"""
+
+
+def variant(more=""):
+    text = TINY.read_text(encoding="utf-8")
+    return load_text(text + JOINED.format(base="tiny", more=more), "tiny.vlm")
+
+
+def test_a_checkpoint_in_another_form(state, tmp_path):
+    recipe = variant()
+    theirs = {name: tensor.contiguous() for name, tensor in as_published(recipe, state)}
+    assert "model.layers.0.mlp.gate_up_proj.weight" in theirs
+    save_file(theirs, tmp_path / "model.safetensors")
+    assert_equal(loaded(recipe, tmp_path), state)
+
+
+def test_a_tensor_whose_shape_differs_only_in_ones_is_refused(recipe, state, tmp_path):
+    theirs = dict(as_published(recipe, state))
+    name = "model.norm.weight"
+    save_file(theirs | {name: theirs[name][None]}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"model.norm.weight is \[32\] here and \[1, 32\] there"):
+        Weights.open(recipe, tmp_path)
+
+
+def test_each_repository_has_a_folder_and_its_own_names(state, tmp_path):
+    recipe = variant(
+        'from = [hf("a/tower", under: "visual."), hf("a/text")] add ignore "visual.head.*" : "unused"'
+    )
+    theirs = {name: tensor.contiguous() for name, tensor in as_published(recipe, state)}
+    tower = {
+        name.removeprefix("visual."): tensor
+        for name, tensor in theirs.items()
+        if name.startswith("visual.")
+    }
+    text = {name: tensor for name, tensor in theirs.items() if not name.startswith("visual.")}
+    for folder, content in (("tower", tower | {"head.bias": torch.zeros(2)}), ("text", text)):
+        (tmp_path / folder).mkdir()
+        save_file(content, tmp_path / folder / "model.safetensors")
+    assert_equal(loaded(recipe, tmp_path), state)
+
+
+def test_a_part_alone(recipe, state, tmp_path):
+    tower = {name: tensor for name, tensor in state.items() if name.startswith("vit.")}
+    save_file(dict(as_published(recipe, tower)), tmp_path / "model.safetensors")
+    found = dict(Weights.open(recipe, tmp_path, ["vit"]).tensors())
+    assert_equal(found, tower)
+    with pytest.raises(WeightsError, match="tensors are missing"):
+        Weights.open(recipe, tmp_path)
+
+
+def test_a_pickle_is_never_opened(recipe, tmp_path):
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(b"")
+    for path in (file, tmp_path):
+        with pytest.raises(WeightsError, match=r"is a pickle.*weights_only=True"):
+            Weights.open(recipe, path)
 
 
 def test_a_run_that_is_done_and_one_that_is_not(recipe, state, tmp_path):

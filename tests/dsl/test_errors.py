@@ -137,6 +137,13 @@ VARIANTS: dict[str, tuple[str, str]] = {
         "amend layout caption { pair(x, t) -> image(x) loss(loss(t) end) }",
     ),
     "ignored_without_reason": ("V305", 'add weights { from = hf("a/b") ignore "x.*" : "" }'),
+    "map_call": ("N214", 'add weights { from = hf("a/b") map "x" -> transpose("lm.norm") }'),
+    "map_groups": (
+        "V305",
+        'add weights { from = hf("a/b") map "x" -> joined(["lm.a", "lm.b"], groups: lm.depth - 2) }',
+    ),
+    "map_alone": ("V305", 'add weights { from = hf("a/b") map "x" -> joined(["lm.norm"]) }'),
+    "map_word": ("E101", 'add weights { from = hf("a/b") map "x" -> lm.norm }'),
 }
 
 # name -> (code, a whole text)

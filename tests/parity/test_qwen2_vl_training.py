@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from triptych.backends.weights import as_published
 from triptych.compiler.pipeline import for_training
-from triptych.compiler.weights import names
 from triptych.tests.parity.qwen2_vl import train_cases
 
 STAGES = {"stage1": "vision", "stage2": "joint", "stage3": "sft"}
@@ -28,8 +28,8 @@ def gradients(case, stage):
             inputs |= lowered.methods["prefix"](inputs)
     loss = lowered.methods["step"](inputs)["loss"]
     loss.backward()
-    published = names(case.recipe).published
-    return loss.detach(), {published[name]: p.grad for name, p in trained.items()}
+    grads = {name: parameter.grad for name, parameter in trained.items()}
+    return loss.detach(), dict(as_published(case.recipe, grads))
 
 
 @train_cases
