@@ -27,7 +27,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches_P: Tensor) -> Tensor:
         """From [..., P] to [..., W], in the dtype of the kernel."""
-        kernel = self.weight
+        kernel: Tensor = self.weight
         if self.frames > 1 and patches_P.shape[-1] * len(kernel) < kernel.numel():
             kernel = kernel.sum(2, keepdim=True)
         return embed_patches(patches_P.to(kernel.dtype), kernel, self.bias)

@@ -24,9 +24,9 @@ def tower(**options):
     return started(VisionBlocks(3, 8, 2, 16, "gelu", "layernorm", 1e-6, True, **options))
 
 
-def sam(**options):
-    given = {"qkv_bias": True, "grid": (5, 4), "window": 3, "attend_all": (1,)} | options
-    return started(SamBlocks(3, 8, 2, 16, "gelu", "layernorm", 1e-6, **given))
+def sam(grid, attend_all):
+    sizes = {"grid": grid, "window": 3, "attend_all": attend_all}
+    return started(SamBlocks(3, 8, 2, 16, "gelu", "layernorm", 1e-6, qkv_bias=True, **sizes))
 
 
 def in_both_orders(attention, *sizes):
@@ -75,7 +75,7 @@ def test_blocks_behind_the_last_tap_do_not_run():
 
 
 def test_a_window_sees_nothing_of_another():
-    blocks = sam(grid=(6, 6), attend_all=())
+    blocks = sam((6, 6), attend_all=())
     x = torch.randn(1, 6, 6, 8, requires_grad=True)
     (grad,) = torch.autograd.grad(blocks(x)[:, :3, :3].sum(), x)
     assert grad[:, :3, :3].ne(0).all()
@@ -83,7 +83,7 @@ def test_a_window_sees_nothing_of_another():
 
 
 def test_a_map_keeps_its_sides_where_windows_do_not_tile_it():
-    assert sam()(torch.randn(2, 5, 4, 8)).shape == (2, 5, 4, 8)
+    assert sam((5, 4), attend_all=(1,))(torch.randn(2, 5, 4, 8)).shape == (2, 5, 4, 8)
 
 
 def test_positions_of_the_table_are_taken_as_they_are():
