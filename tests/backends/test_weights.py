@@ -126,7 +126,8 @@ def test_a_tensor_whose_shape_differs_only_in_ones_is_refused(recipe, state, tmp
 
 def test_each_repository_has_a_folder_and_its_own_names(state, tmp_path):
     recipe = variant(
-        'from = [hf("a/tower", under: "visual."), hf("a/text")] add ignore "visual.head.*" : "unused"'
+        """from = [hf("a/tower", under: "visual."), hf("a/text")]
+        add ignore "visual.head.*" : "unused" """
     )
     theirs = {name: tensor.contiguous() for name, tensor in as_published(recipe, state)}
     tower = {
