@@ -9,9 +9,21 @@ W width of a query.
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.autograd import Function
 from torch.nn import functional
+
+
+class Scale(nn.Module):
+    """A learned factor of similarities, kept as its logarithm (Radford et al., 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self) -> Tensor:
+        """The logarithm, []."""
+        return self.weight
 
 
 def similarities(one_BD: Tensor, other_ND: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..blocks.adapter.attention_pool import AttentionPool
 from ..blocks.adapter.merge import MergeMLP, windows
 from ..blocks.adapter.qformer import QFormer
 from ..blocks.adapter.resampler import Resampler, sines
+from ..blocks.contrast import Scale, contrastive, hard_negatives, similarities, unit_sum
 from ..blocks.language.attention import cache_mask, segment_mask
 from ..blocks.language.decoder import DecoderBlocks, Embed
+from ..blocks.language.query_decoder import Queries, QueryBlocks
 from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
@@ -126,6 +129,35 @@ def _take_last(
     return x_BTW[torch.arange(x_BTW.shape[0], device=x_BTW.device), position_B]
 
 
+def _query_blocks(op: ops.QueryBlocks) -> nn.Module:
+    return QueryBlocks(
+        op.depth,
+        op.width,
+        op.into,
+        op.heads,
+        op.ffn,
+        op.act,
+        op.norm,
+        op.eps,
+        op.cross_every,
+        op.theta,
+    )
+
+
+def _hard_negatives(
+    op: ops.HardNegatives,
+    block: None,
+    image_BW: Tensor,
+    text_BW: Tensor,
+    scale: Tensor,
+    group_B: Tensor,
+) -> Tensor:
+    own_B = torch.arange(len(group_B), device=group_B.device)
+    if op.of == "texts":
+        return torch.cat((own_B, own_B, hard_negatives(image_BW, text_BW, scale, group_B)))
+    return torch.cat((own_B, hard_negatives(text_BW, image_BW, scale, group_B), own_B))
+
+
 LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
     {
         ops.PatchEmbed: Row(
@@ -144,6 +176,29 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.MergeMLP: Row(make=_merge_mlp, run=lambda op, block, x: block(x)),
         ops.QFormer: Row(make=_qformer, run=lambda op, block, x: block(x)),
         ops.Resampler: Row(make=_resampler, run=lambda op, block, x: block(x)),
+        ops.Linear: Row(
+            make=lambda op: nn.Linear(op.into, op.out, bias=op.bias),
+            run=lambda op, block, x: block(x),
+        ),
+        ops.AttentionPool: Row(
+            make=lambda op: AttentionPool(op.width, op.heads, op.out, op.norm, op.eps),
+            run=lambda op, block, x: block(x),
+        ),
+        ops.Queries: Row(
+            make=lambda op: Queries(op.number, op.width), run=lambda op, block: block()
+        ),
+        ops.QueryBlocks: Row(
+            make=_query_blocks, run=lambda op, block, *values: getattr(block, op.use)(*values)
+        ),
+        ops.Scale: Row(make=lambda op: Scale(), run=lambda op, block: block()),
+        ops.UnitSum: Row(run=lambda op, block, *vectors: unit_sum(*vectors)),
+        ops.Mean: Row(run=lambda op, block, x: x.mean(1)),
+        ops.Pick: Row(run=lambda op, block, x, index: x[index]),
+        ops.Similarities: Row(run=lambda op, block, *values: similarities(*values)),
+        ops.Contrast: Row(
+            run=lambda op, block, *values: contrastive(*values, smoothing=op.smoothing)
+        ),
+        ops.HardNegatives: Row(run=_hard_negatives),
         ops.Embed: Row(
             make=lambda op: Embed(op.vocab, op.width), run=lambda op, block, ids: block(ids)
         ),

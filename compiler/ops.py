@@ -8,6 +8,7 @@ then its module in `blocks/` and its row in `compiler/lower.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -462,6 +463,274 @@ class Resampler:
 
 
 @dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer over the innermost size."""
+
+    name: ClassVar[str] = "linear"
+    out: int
+    into: int
+    bias: bool
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [..., into]) -> [..., out]."""
+        if inputs[0].width != self.into:
+            raise MisfitError(0, f"{self.into} wide", inputs[0].width)
+        return TensorType((*inputs[0].sizes[:-1], self.out))
+
+    def parameters(self) -> Parameters:
+        """The matrix, and a bias if it has one."""
+        return {
+            name.removeprefix("."): param
+            for name, param in linear("", self.out, self.into, bias=self.bias).items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPool:
+    """One vector of each picture: the mean of its tokens attends to them, without a residual."""
+
+    name: ClassVar[str] = "attention_pool"
+    width: int
+    heads: int
+    out: int
+    norm: NormKind
+    eps: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, T, width]) -> [M, out]."""
+        _wants(0, inputs, None, None, self.width)
+        return TensorType((inputs[0].sizes[0], self.out))
+
+    def parameters(self) -> Parameters:
+        """A norm for each of query, key and value, their matrices and biases apart, and the last
+        layer."""
+        found = Parameters()
+        for which in "qkv":
+            found |= norm(f"norm_{which}", self.norm, self.width)
+        for which in "qkv":
+            found |= linear(f"attn.{which}", self.width, self.width, bias=False)
+            found |= {f"attn.{which}_bias": Param((self.width,), ZEROS)}
+        return found | linear("attn.proj", self.out, self.width, bias=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Learned vectors that look at pictures."""
+
+    name: ClassVar[str] = "queries"
+    number: int
+    width: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """() -> [1, number, width]."""
+        return TensorType((1, self.number, self.width))
+
+    def parameters(self) -> Parameters:
+        """The vectors."""
+        return {"weight": Param((1, self.number, self.width), TABLE)}
+
+
+Use = Literal["text", "queries", "joint", "caption", "begin", "go_on"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBlocks:
+    """Blocks of a decoder in which queries, placed before the text, look at pictures.
+
+    `use` says what there is and what sees what: `text` alone, each token what stands before it;
+    `queries` alone, all of them each other; in `joint`, queries and text all see one another, and
+    the queries come out; in `caption` queries see queries, text sees them and what stands before
+    it, and the text comes out. `begin` and `go_on` are `caption` with a cache, over sequences that
+    reserve the first places for the queries.
+    """
+
+    name: ClassVar[str] = "query_blocks"
+    use: Use
+    depth: int
+    width: int
+    into: int
+    heads: int
+    ffn: int
+    act: Activation
+    norm: NormKind
+    eps: float
+    cross_every: int
+    theta: float
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head."""
+        return self.width // self.heads
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """text: (x [N, L, width]) -> as x;
+        queries: (query [1, Q, width], seen [M, T, into]) -> [M, Q, width];
+        joint: (query, seen, x [N, L, width], picture [N], last [N]) -> [N, Q, width];
+        caption: (query, seen, x [N, L, width], picture [N]) -> as x;
+        begin: (query, seen, and then as go_on) -> as x;
+        go_on: (x [B, L, width], cos, sin [B, L, head_dim], slot [B, L], first [B], cache) -> as x.
+        """
+        if self.use == "text":
+            _wants(0, inputs, None, None, self.width)
+            return inputs[0]
+        if self.use == "go_on":
+            return self._cached(0, inputs)
+        _wants(0, inputs, 1, None, self.width)
+        _wants(1, inputs, None, None, self.into)
+        queries = inputs[0].sizes[1]
+        if self.use == "queries":
+            return TensorType((inputs[1].sizes[0], queries, self.width))
+        if self.use == "begin":
+            return self._cached(2, inputs)
+        _wants(2, inputs, None, None, self.width)
+        texts = inputs[2].sizes[0]
+        for port in (3, 4) if self.use == "joint" else (3,):
+            _wants(port, inputs, texts)
+        return TensorType((texts, queries, self.width)) if self.use == "joint" else inputs[2]
+
+    def _cached(self, port: int, inputs: tuple[TensorType, ...]) -> TensorType:
+        _wants(port, inputs, None, None, self.width)
+        batch, length, _ = inputs[port].sizes
+        for table in (port + 1, port + 2):
+            _wants(table, inputs, batch, length, self.head_dim)
+        _wants(port + 3, inputs, batch, length)
+        _wants(port + 4, inputs, batch)
+        _wants(port + 5, inputs, self.depth, 2, batch, self.heads, None, self.head_dim)
+        return inputs[port]
+
+    def parameters(self) -> Parameters:
+        """Those of a decoder's blocks, and the cross-attention of the first of every few."""
+        found = Parameters()
+        for index in range(self.depth):
+            block = norm("norm1", self.norm, self.width)
+            for which in "qkvo":
+                block |= linear(f"attn.{which}", self.width, self.width, bias=False)
+            block |= norm("norm2", self.norm, self.width)
+            block |= linear("mlp.gate", self.ffn, self.width, bias=False)
+            block |= linear("mlp.up", self.ffn, self.width, bias=False)
+            block |= linear("mlp.down", self.width, self.ffn, bias=False)
+            if index % self.cross_every == 0:
+                block |= norm("cross.norm_q", self.norm, self.width)
+                block |= norm("cross.norm_kv", self.norm, self.into)
+                block |= linear("cross.q", self.width, self.width, bias=False)
+                block |= linear("cross.k", self.width, self.into, bias=False)
+                block |= linear("cross.v", self.width, self.into, bias=False)
+                block |= linear("cross.o", self.width, self.width, bias=False)
+            found |= {f"{index}.{name}": param for name, param in block.items()}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A learned factor, as its logarithm: similarities are multiplied by exp of it."""
+
+    name: ClassVar[str] = "scale"
+    temperature: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """() -> []."""
+        return TensorType(())
+
+    def parameters(self) -> Parameters:
+        """One number, which starts at the logarithm of 1 / temperature."""
+        return {"weight": Param((), Init("constant", -math.log(self.temperature)))}
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSum(Plain):
+    """The sum of several vectors, each brought to length 1 first."""
+
+    name: ClassVar[str] = "unit_sum"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, W], [M, W], ...) -> [M, W]."""
+        for port in range(len(inputs)):
+            _wants(port, inputs, *inputs[0].sizes)
+        return inputs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean(Plain):
+    """The mean over the tokens of each sequence."""
+
+    name: ClassVar[str] = "mean"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, T, W]) -> [M, W]."""
+        _wants(0, inputs, None, None, None)
+        return TensorType((inputs[0].sizes[0], inputs[0].width))
+
+
+@dataclass(frozen=True, slots=True)
+class Pick(Plain):
+    """The members that an index names, along the outermost size."""
+
+    name: ClassVar[str] = "pick"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [N, ...], index [R]) -> [R, ...]."""
+        _wants(1, inputs, None)
+        return TensorType((*inputs[1].sizes, *inputs[0].sizes[1:]), inputs[0].dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Similarities(Plain):
+    """The cosines of each picture's vector with each text's, times exp(scale), in float32."""
+
+    name: ClassVar[str] = "similarities"
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(image [M, W], text [N, W], scale []) -> [M, N]."""
+        _wants(0, inputs, None, None)
+        _wants(1, inputs, None, inputs[0].width)
+        _wants(2, inputs)
+        return TensorType((inputs[0].sizes[0], inputs[1].sizes[0]), "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast(Plain):
+    """The weighted sum over pairs of the symmetric cross entropy of their similarities, in float32.
+
+    Pairs of one group are right answers to one another; with several processes, all their pairs
+    are answers.
+    """
+
+    name: ClassVar[str] = "contrast"
+    smoothing: float
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(image [B, W], text [B, W], scale [], group [B], weight [B]) -> []."""
+        _wants(0, inputs, None, None)
+        pairs = inputs[0].sizes[0]
+        _wants(1, inputs, pairs, inputs[0].width)
+        _wants(2, inputs)
+        _wants(3, inputs, pairs)
+        _wants(4, inputs, pairs)
+        return TensorType((), "f32")
+
+
+@dataclass(frozen=True, slots=True)
+class HardNegatives(Plain):
+    """What each pair is matched with, as an index: itself, itself, and another one like it.
+
+    For `texts` the other is drawn in the last third, for `images` in the second; the more similar
+    the likelier.
+    """
+
+    name: ClassVar[str] = "hard_negatives"
+    of: Literal["images", "texts"]
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(image [B, W], text [B, W], scale [], group [B]) -> [3 B]."""
+        _wants(0, inputs, None, None)
+        pairs = inputs[0].sizes[0]
+        _wants(1, inputs, pairs, inputs[0].width)
+        _wants(2, inputs)
+        _wants(3, inputs, pairs)
+        return TensorType((multiply(3, pairs),), "i64")
+
+
+@dataclass(frozen=True, slots=True)
 class Embed:
     """A row of a table for each id."""
 
@@ -693,6 +962,17 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         MergeMLP,
         QFormer,
         Resampler,
+        Linear,
+        AttentionPool,
+        Queries,
+        QueryBlocks,
+        Scale,
+        UnitSum,
+        Mean,
+        Pick,
+        Similarities,
+        Contrast,
+        HardNegatives,
         Embed,
         Concat,
         Splice,

@@ -113,6 +113,10 @@ class Range(Model):
     high: int
     step: int = 1
 
+    def __str__(self) -> str:
+        ends = f"{'' if self.low is None else self.low}..{self.high}"
+        return ends if self.step == 1 else f"{ends} by {self.step}"
+
     def __contains__(self, number: int) -> bool:
         return (self.low is None or self.low <= number) and number <= self.high
 
@@ -497,6 +501,40 @@ class ViT(PartModel):
         return self
 
 
+class SamViT(PartModel):
+    """SAM's image encoder without its neck: most blocks attend inside windows of a map of patches.
+
+    A learned vector goes with each cell of the map, and attention learns rows for how far off a key
+    is, in height and in width; so the pictures have one size.
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("blocks",)
+    type: Literal["SamViT"] = "SamViT"
+    in_: Annotated[tuple[Shown, ...], OneOrMore()] = Field(alias="in", min_length=1)
+    patch: Px
+    depth: Count
+    width: Count
+    heads: Count
+    ffn: Count
+    act: Act
+    norm: Norm
+    window: Count
+    """The side of a window, in patches; a map that windows do not tile is filled up with zeros."""
+    global_: Annotated[tuple[Whole, ...], Members()] = Field(alias="global", default=())
+    """The blocks, from 0, that attend to the whole map."""
+    patch_bias: Flag = True
+    qkv_bias: Flag = True
+    normalize: Annotated[Clip | Half | Imagenet | MeanStd | None, Calls()] = None
+    """In place of the input's own."""
+    start: Annotated[Hf | None, Calls()] = None
+
+    @model_validator(mode="after")
+    def _heads(self) -> "SamViT":
+        if self.width % self.heads:
+            complain(uneven_heads("heads", self.width, self.heads))
+        return self
+
+
 class MergeMLP(PartModel):
     """Joins the tokens of a window and carries them to the language model by two layers."""
 
@@ -568,6 +606,153 @@ class Resampler(PartModel):
         return self
 
 
+class AttentionPool(PartModel):
+    """One vector of each picture: the mean of its tokens attends to all of them (InternVL)."""
+
+    type: Literal["AttentionPool"] = "AttentionPool"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    heads: Count
+    norm: Norm
+    out: Count
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class QueryDecoder(PartModel):
+    """A language model with learned queries before its text, which look at a picture (QLLaMA).
+
+    It yields what the queries become of a picture. Others may take what `text` becomes alone, what
+    the queries become together with a text (`joint`), or what a text becomes that goes on behind
+    the queries (`caption`).
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("text", "joint", "caption")
+    type: Literal["QueryDecoder"] = "QueryDecoder"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    queries: Count
+    depth: Count
+    width: Count
+    heads: Count
+    ffn: Count
+    vocab: Count
+    act: Act
+    norm: Norm
+    pos: Annotated[Rope, Calls()]
+    cross_every: Count = 1
+    """The first of every so many blocks looks at the picture."""
+    tied: Flag = False
+    context: Tok
+    start: Annotated[Hf | None, Calls()] = None
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head."""
+        return self.width // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads
+
+    @model_validator(mode="after")
+    def _heads(self) -> "QueryDecoder":
+        if self.width % self.heads:
+            complain(uneven_heads("heads", self.width, self.heads))
+        if self.head_dim % 2:
+            complain(
+                Problem(
+                    "S403",
+                    "rotary positions need an even head",
+                    (("heads", f"a head is {self.head_dim} wide"), ("pos", "turns pairs")),
+                )
+            )
+        return self
+
+
+class LastToken(PartModel):
+    """One vector of each text: what its last token becomes, times a matrix."""
+
+    type: Literal["LastToken"] = "LastToken"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    out: Count
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class MeanScores(PartModel):
+    """Scores of each sequence: a linear layer over its tokens, and their mean."""
+
+    type: Literal["MeanScores"] = "MeanScores"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    out: Count
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class UnitSum(PartModel):
+    """The sum of the vectors of several parts, each brought to length 1 first."""
+
+    type: Literal["UnitSum"] = "UnitSum"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1)
+
+
+class Scale(PartModel):
+    """A learned factor of similarities, which starts at 1 / temperature."""
+
+    type: Literal["Scale"] = "Scale"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", default=(), max_length=0)
+    temperature: Positive
+
+
+class SamNeck(PartModel):
+    """Maps of a SAM tower, brought to fewer and wider tokens by strided convolutions (DeepSeek-VL).
+
+    Each map has a neck of its own, then all go to the `grid` and through the same convolutions,
+    each of which halves its sides. The first map counts in full, each other by a learned factor.
+    """
+
+    type: Literal["SamNeck"] = "SamNeck"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1)
+    width: Count
+    """Channels of the necks."""
+    norm: Norm
+    grid: Annotated[Grid, Sides()]
+    strided: Annotated[tuple[Count, ...], Members()] = Field(min_length=1)
+    """Channels behind each of the strided convolutions; the last are the width of the tokens."""
+    gate: Number = 0.0
+    """What the factor of each further map starts from."""
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class PixelShuffle(PartModel):
+    """Joins each square of `factor` by `factor` patches into one token, as wide as all of them."""
+
+    type: Literal["PixelShuffle"] = "PixelShuffle"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    factor: Count
+
+
+class MLP(PartModel):
+    """Two linear layers for each token, behind a norm if there is one."""
+
+    type: Literal["MLP"] = "MLP"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    norm: Annotated[LayerNorm | RmsNorm | None, Calls()] = None
+    hidden: Count
+    out: Count
+    act: Act
+    start: Annotated[Hf | None, Calls()] = None
+
+
+class SplitMLP(PartModel):
+    """Joins the tokens of several parts place by place: a linear layer each, then one for all."""
+
+    type: Literal["SplitMLP"] = "SplitMLP"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=2)
+    each: Count
+    """The width that each source is brought to, before they are joined in the order of `in`."""
+    out: Count
+    act: Act
+    start: Annotated[Hf | None, Calls()] = None
+
+
 class Decoder(PartModel):
     """A language model of pre-norm blocks with grouped-query attention and a gated MLP."""
 
@@ -635,13 +820,29 @@ def uneven_heads(label: str, width: int, heads: int) -> Problem:
 
 
 Encoder = ViT
-Adapter = MergeMLP | QFormer | Resampler
+Adapter = (
+    MergeMLP
+    | QFormer
+    | Resampler
+    | AttentionPool
+    | QueryDecoder
+    | LastToken
+    | MeanScores
+    | UnitSum
+    | Scale
+)
 
 ENCODERS: Mapping[str, type[Encoder]] = {"ViT": ViT}
 ADAPTERS: Mapping[str, type[Adapter]] = {
     "MergeMLP": MergeMLP,
     "QFormer": QFormer,
     "Resampler": Resampler,
+    "AttentionPool": AttentionPool,
+    "QueryDecoder": QueryDecoder,
+    "LastToken": LastToken,
+    "MeanScores": MeanScores,
+    "UnitSum": UnitSum,
+    "Scale": Scale,
 }
 LANGUAGE_MODELS: Mapping[str, type[Decoder]] = {"Decoder": Decoder}
 
@@ -881,9 +1082,82 @@ class RegionWords(Model):
     temperature: Positive
 
 
-Objective = RegionWords
+class Contrastive(Model):
+    """Tells the pictures and texts of a batch apart by one another (Radford et al., 2021).
 
-OBJECTIVES: Mapping[str, type[Objective]] = {"RegionWords": RegionWords}
+    With several `image` parts, the losses of each are summed. Texts without content are answers
+    that others may give, and are not scored.
+    """
+
+    type: Literal["Contrastive"] = "Contrastive"
+    image: Annotated[tuple[Taken, ...], OneOrMore()] = Field(min_length=1)
+    """The parts that make one vector of each picture."""
+    text: Taken
+    """The part that makes one vector of each text."""
+    scale: Name
+    """The part that is the factor of the similarities."""
+    layout: Name
+    """How a text is written."""
+    smoothing: Share = 0.0
+    """The share of the target that is spread over all answers."""
+    right: Annotated[Literal["own", "picture"], Choice()] = "own"
+    """Which texts are right for a picture: its own, or those of any sample with that picture."""
+    weight: Positive = 1.0
+
+
+class Uniform(CallModel):
+    """The text of any other picture of the batch, for half of the pictures or for `all` of them.
+
+    For `half`, the others are shown with their own text; for all, each is shown with both.
+    """
+
+    call: Literal["uniform"] = "uniform"
+    positional: ClassVar[tuple[str, ...]] = ("share",)
+    share: Annotated[Literal["half", "all"], Choice()] = "all"
+
+
+class Hard(CallModel):
+    """Another text for each picture and another picture for each text, the likelier the more alike.
+
+    They are as alike as the contrastive objective `by` finds them; each is shown with its own too.
+    """
+
+    call: Literal["hard"] = "hard"
+    positional: ClassVar[tuple[str, ...]] = ("by",)
+    by: Name
+
+
+class Matching(Model):
+    """Asks whether a picture and a text belong together: yes is 1, no is 0."""
+
+    type: Literal["Matching"] = "Matching"
+    scores: Taken
+    """The part that makes two scores of each picture with a text."""
+    layout: Name
+    """How a text is written."""
+    negatives: Annotated[Uniform | Hard, Calls()] = Uniform()
+    weight: Positive = 1.0
+
+
+class Captioning(Model):
+    """The next token of texts that go on behind the queries of a `QueryDecoder`."""
+
+    type: Literal["Captioning"] = "Captioning"
+    text: Taken
+    """The text of a decoder with queries: `qllama.caption`."""
+    layout: Name
+    """How a text is written, and what of it is scored."""
+    weight: Positive = 1.0
+
+
+Objective = RegionWords | Contrastive | Matching | Captioning
+
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "RegionWords": RegionWords,
+    "Contrastive": Contrastive,
+    "Matching": Matching,
+    "Captioning": Captioning,
+}
 
 
 class Lora(CallModel):
@@ -1306,7 +1580,7 @@ class Recipe(Model):
         while path:
             if path in self.facts.spans:
                 return self.facts.spans[path]
-            path = path.rpartition(".")[0]
+            path = path.rpartition("[" if path.endswith("]") else ".")[0]
         return self.facts.spans.get("")
 
     def block(self, name: str) -> Model | None:

@@ -59,6 +59,18 @@ def tables(length: int, theta: float, width: int, device: torch.device) -> tuple
     return angle_1TD.cos(), angle_1TD.sin()
 
 
+class Queries(nn.Module):
+    """Learned vectors that stand before a text."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, number, width))
+
+    def forward(self) -> Tensor:
+        """[1, Q, W]."""
+        return self.weight
+
+
 class LookAttention(nn.Module):
     """Cross-attention of queries to a picture, a norm before each, no bias anywhere."""
 
