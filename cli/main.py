@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Train, compile and run a small model on drawn scenes."),
     "diff": ("diff", "Show how two recipes differ."),
     "fmt": ("format", "Format recipe files."),
+    "gallery": ("gallery", "Write the sections of a page that show recipes."),
     "list": ("list", "List the recipes that ship."),
     "new": ("new", "Write a commented recipe to start from."),
     "plan": ("plan", "Show what each training stage trains and freezes."),

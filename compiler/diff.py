@@ -7,9 +7,10 @@ weights exactly when changing it alone changes the name or the shape of a parame
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from itertools import zip_longest
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -19,6 +20,7 @@ from ..dsl.recipe import (
     IndexItem,
     LayoutItem,
     LossItem,
+    PartModel,
     Range,
     Recipe,
     RepeatItem,
@@ -128,7 +130,8 @@ def diff(old: Recipe, new: Recipe) -> Difference:
     """The edits that lead from one recipe's model to the other's."""
     graphs = build(old), build(new)
     edits = (
-        *_operations(new, *graphs),
+        *_parts(old, new),
+        *_operations(new, *graphs, _exchanged(old, new)),
         *_weights(old, new),
         *_inputs(old, new),
         *_prompts(old, new),
@@ -164,10 +167,67 @@ def _reusable(
     return [name for name, param in after.items() if given.get(wanted[name]) == param.shape]
 
 
-def _operations(new: Recipe, before: Graph, after: Graph) -> Iterator[Edit]:
+_Named = TypeVar("_Named")
+
+
+def _paired(
+    before: Mapping[str, _Named], after: Mapping[str, _Named]
+) -> Iterator[tuple[str | None, str | None]]:
+    """The names of things that stand for one another: those of one name, then the rest in order."""
+    for name in before.keys() & after.keys():
+        yield name, name
+    yield from zip_longest(
+        (name for name in before if name not in after),
+        (name for name in after if name not in before),
+    )
+
+
+def _exchanged(old: Recipe, new: Recipe) -> frozenset[str]:
+    """The parts that only one of the models has, or that are of another type in the other."""
+    found = set[str]()
+    for kind in ("encoders", "adapters"):
+        before, after = getattr(old, kind), getattr(new, kind)
+        for one, other in _paired(before, after):
+            same = one is not None and one == other and type(before[one]) is type(after[one])
+            found |= set() if same else {name for name in (one, other) if name is not None}
+    return frozenset(found)
+
+
+def _parts(old: Recipe, new: Recipe) -> Iterator[Edit]:
+    """Parts in whose place another stands, as whole parts; the rest is told by operation."""
+    exchanged = _exchanged(old, new)
+    for kind in ("encoders", "adapters"):
+        before, after = getattr(old, kind), getattr(new, kind)
+        for one, other in sorted(_paired(before, after), key=str):
+            if one not in exchanged and other not in exchanged:
+                continue
+            path = " -> ".join(dict.fromkeys(name for name in (one, other) if name))
+            was, now = (
+                None if name is None else _part(parts[name])
+                for name, parts in ((one, before), (other, after))
+            )
+            yield Edit("WEIGHTS", path, was, now)
+
+
+def _part(part: PartModel) -> str:
+    """A part in a line: its type, and what it takes and yields."""
+    settings = _flat(part)
+    told = [f"{name}: {settings[name]}" for name in _TELLING if name in settings]
+    return f"{type(part).__name__}({', '.join(told)})"
+
+
+_TELLING = ("in_", "queries", "window", "factor", "depth", "width", "hidden", "out")
+"""The settings that say most of a part."""
+
+
+def _operations(
+    new: Recipe, before: Graph, after: Graph, exchanged: Set[str]
+) -> Iterator[Edit]:
     """Facts of operations that both models have, and modules that only one of them has."""
     ours, theirs = _by_module(before), _by_module(after)
     for module in ours | theirs:
+        if module.partition(".")[0] in exchanged:
+            continue
         one, other = ours.get(module), theirs.get(module)
         if one is not None and other is not None and type(one) is type(other):
             yield from _facts(new, module.partition(".")[0], one, other)
@@ -187,7 +247,7 @@ def _by_module(graph: Graph) -> dict[str, Operation]:
 def _facts(new: Recipe, part: str, one: Operation, other: Operation) -> Iterator[Edit]:
     for fact in fields(one):  # type: ignore[arg-type]
         was, now = getattr(one, fact.name), getattr(other, fact.name)
-        if was == now:
+        if was == now or fact.name in _FOLLOWING:
             continue
         alone: Operation = replace(one, **{fact.name: now})  # type: ignore[type-var]
         group: Group = "NUMERICS" if alone.parameters() == one.parameters() else "WEIGHTS"
@@ -204,6 +264,10 @@ _SETTINGS = {
     "bias": "patch_bias",
 }
 """Facts of operations that a recipe has under another name."""
+
+
+_FOLLOWING = ("packed", "rotary", "taps", "table", "grid")
+"""Facts of operations that follow from settings which are compared themselves."""
 
 
 def _owner(op: Operation | None) -> str | None:
@@ -271,8 +335,8 @@ def _item(item: LayoutItem) -> str:
             return json.dumps(text, ensure_ascii=False)
         case SpecialItem(special=name) | SlotItem(parameter=name):
             return name
-        case RepeatItem(special=name, count=counted):
-            return f"{name} * {counted}.tokens"
+        case RepeatItem(special=name, count=counted, part=part):
+            return f"{name} * {counted}.{part or 'tokens'}"
         case IndexItem(parameter=name):
             return f"{name}.index"
         case RuleItem(rule=name, arguments=arguments):
@@ -282,14 +346,27 @@ def _item(item: LayoutItem) -> str:
 
 
 def _positions(old: Recipe, new: Recipe) -> Iterator[Edit]:
-    """Rotary positions, which no parameter shows."""
-    for name in {**old.encoders, **new.encoders, "lm": None}:
-        before, after = (_flat(getattr(recipe.block(name), "pos", None)) for recipe in (old, new))
-        yield from _compared("NUMERICS", f"{name}.pos", before, after)
+    """Positions, and what parts take of one another: no parameter need show them."""
+    exchanged = _exchanged(old, new)
+    for name in {**old.encoders, **new.encoders, **old.adapters, **new.adapters, "lm": None}:
+        if name in exchanged:
+            continue
+        for setting in ("in_", "pos"):
+            before, after = (
+                _flat(getattr(recipe.block(name), setting, None)) for recipe in (old, new)
+            )
+            yield from _compared("NUMERICS", f"{name}.{setting.strip('_')}", before, after)
 
 
 def _stages(old: Recipe, new: Recipe) -> Iterator[Edit]:
     """How it is trained, and how it is run."""
+    for one, other in zip_longest(old.stages, new.stages):
+        if one is None or other is None or one == other:
+            continue
+        # Stages of other names, in the order of training: what is told is what they train.
+        settings = [recipe.stages[name] for recipe, name in ((old, one), (new, other))]
+        trains = [f"train {_shown(stage.train)}" for stage in settings]
+        yield Edit("STAGES", f"{one} -> {other}", *trains)
     for kind in ("stages", "modes", "objectives"):
         before, after = getattr(old, kind), getattr(new, kind)
         for name in before | after:
@@ -332,9 +409,8 @@ def _shown(value: object) -> str:
             return str(value).lower()
         case float():
             return f"{value:g}"
+        case None:
+            return "none"
         case tuple():
             return f"[{', '.join(map(_shown, value))}]"
-        case Range(low=low, high=high, step=step):
-            ends = f"{'' if low is None else low}..{high}"
-            return ends if step == 1 else f"{ends} by {step}"
     return str(value)

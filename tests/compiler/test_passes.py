@@ -87,7 +87,7 @@ def test_folds_the_frames_of_pictures(golden, whole):
 @pytest.mark.parametrize(
     "source",
     [
-        TOWER.replace("{still = true}", ""),
+        TOWER.replace("still = true, ", ""),
         TOWER.replace("frames = 2", "frames = 1").replace("patches, 96]", "patches, 48]"),
     ],
     ids=["a clip", "one frame"],
