@@ -43,7 +43,7 @@ def peer_inputs(processor: Processor, sample: Sample, image_pad: int) -> dict[st
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": frames,
-        "image_grid_thw": torch.tensor([list(seen.grid) for seen in sample.media]),
+        "image_grid_thw": torch.tensor([processor.inputs["image"].grid(x) for x in sample.media]),
         "mm_token_type_ids": (ids == image_pad).int(),
     }
 

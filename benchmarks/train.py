@@ -33,6 +33,7 @@ from triptych.backends.samples import Samples
 from triptych.backends.training import Options, completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.benchmarks.peer import SIZES, peer_model
+from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.sample import Attachment, Sample, Turn
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import StagePlan, plan
@@ -56,7 +57,9 @@ def examples(count: int, pixels: int) -> list[Example]:
     ]
 
 
-def peer_batch(samples: list[Sample], shard: dict[str, Tensor], image_pad: int) -> dict[str, Any]:
+def peer_batch(
+    samples: list[Sample], shard: dict[str, Tensor], image: MediaInput, image_pad: int
+) -> dict[str, Any]:
     """What the peer is fed: the same tokens and pixels, every frame of a patch written out."""
     ids = torch.stack([torch.from_numpy(sample.ids) for sample in samples])
     scored = torch.stack([torch.from_numpy(sample.supervised) for sample in samples])
@@ -68,7 +71,7 @@ def peer_batch(samples: list[Sample], shard: dict[str, Tensor], image_pad: int) 
         .unflatten(1, (3, 1, -1))
         .expand(-1, -1, 2, -1)
         .flatten(1),
-        "image_grid_thw": torch.tensor([list(seen.grid) for s in samples for seen in s.media]),
+        "image_grid_thw": torch.tensor([image.grid(x) for one in samples for x in one.media]),
         "mm_token_type_ids": (ids == image_pad).int(),
     }
 
@@ -124,7 +127,8 @@ def main() -> None:
     shards = samples.collate(ready)
     whole = samples.processor.train_batch([[sample] for sample in ready])
     pad = program.spec["tokens"]["specials"]["image_pad"]["id"]
-    theirs = peer_step(peer, planned, peer_batch(ready, whole, pad))
+    image = samples.processor.inputs["image"]
+    theirs = peer_step(peer, planned, peer_batch(ready, whole, image, pad))
     compiled = options.backend == "inductor"
     run = StageRun(program, planned, weights, workers=options.workers, compiled=compiled)
 

@@ -65,11 +65,14 @@ class Batches:
         encode: Callable[[str], list[int]],
         pad: int,
         inputs: Mapping[str, MediaInput],
+        features: Sequence[tuple[str, str]],
         positions: TextPositions,
     ) -> None:
+        """`features` are the parts whose rows the language model takes, and the input of each."""
         self._encode = encode
         self.pad = pad
         self.inputs = inputs
+        self.features = features
         self.positions = positions
 
     def train_batch(
@@ -87,10 +90,9 @@ class Batches:
         """
         samples = [sample for row in rows for sample in row]
         share = share or Share.of(samples)
-        inputs, begins, rows_of = self._media(samples, everywhere=True)
+        inputs, begins, first = self._media(samples, everywhere=True)
         inputs |= self._packed(rows, begins, length)
         inputs |= _scored(rows, inputs["text.tokens"].shape[1], share.targets)
-        first = next(iter(rows_of.values()), 0)
         return inputs | self._regions(samples, begins, first, share)
 
     def prompt_batch(self, samples: Sequence[Sample], *, length: int | None = None) -> Prompts:
@@ -137,43 +139,45 @@ class Batches:
 
         A token that follows at place t has position t + delta in all streams.
         """
-        places = tuple(
-            (seen.start, seen.grid.merged(self.inputs[seen.input].rule.window))
+        places = [
+            (start, self.inputs[seen.input].places(seen, part))
             for seen in sample.media
-        )
-        return self.positions.index(sample.length, places)
+            for part, start in seen.starts.items()
+        ]
+        return self.positions.index(sample.length, tuple(sorted(places)))
 
     def _media(
         self, samples: Sequence[Sample], *, everywhere: bool
-    ) -> tuple[dict[str, Tensor], list[list[int]], dict[str, int]]:
-        """What the towers take, where the features of each medium begin, and how many each has.
+    ) -> tuple[dict[str, Tensor], list[list[dict[str, int]]], int]:
+        """What the towers take, where features begin, and how many rows the first of them have.
 
-        Rows of features stand input by input, in the order of the inputs; `begins` holds the first
-        row of each medium of each sample.
+        `begins` holds the first row of each part's features of each medium of each sample. Rows
+        stand part by part and input by input, in the order of `features`.
         """
         tensors: dict[str, Tensor] = {}
-        begins = [[0] * len(sample.media) for sample in samples]
-        rows_of: dict[str, int] = {}
-        total = 0
         for name, given in self.inputs.items():
-            shown = []
-            before = total
-            for sample, rows in zip(samples, begins, strict=True):
-                for number, seen in enumerate(sample.media):
-                    if seen.input == name:
-                        shown.append(seen)
-                        rows[number] = total
-                        total += given.tokens(seen)
+            shown = [seen for sample in samples for seen in sample.media if seen.input == name]
             if shown or everywhere:
                 tensors |= given.feed(shown)
-                total += not shown
-            rows_of[name] = total - before
-        return tensors, begins, rows_of
+        begins: list[list[dict[str, int]]] = [[{} for _ in sample.media] for sample in samples]
+        rows_of: list[int] = []
+        total = 0
+        for part, name in self.features:
+            given, before = self.inputs[name], total
+            for sample, rows in zip(samples, begins, strict=True):
+                for seen, begin in zip(sample.media, rows, strict=True):
+                    if seen.input == name:
+                        begin[part] = total
+                        total += given.places(seen, part).patches
+            if total == before and everywhere:
+                total += given.places(given.empty(), part).patches
+            rows_of.append(total - before)
+        return tensors, begins, next(iter(rows_of), 0)
 
     def _packed(
         self,
         rows: Sequence[Sequence[Sample]],
-        begins: Sequence[Sequence[int]],
+        begins: Sequence[Sequence[Mapping[str, int]]],
         length: int | None,
     ) -> dict[str, Tensor]:
         """The inputs of the decoder; positions and segment ids start anew with each sample."""
@@ -195,12 +199,13 @@ class Batches:
             "text.segment_id": _stacked(segments, width, 0),
         }
 
-    def _feature_index(self, sample: Sample, begins: Sequence[int]) -> Tensor:
+    def _feature_index(self, sample: Sample, begins: Sequence[Mapping[str, int]]) -> Tensor:
         """[T] the feature row of each token; -1 where it is text."""
         index_T = torch.full((sample.length,), -1)
         for seen, begin in zip(sample.media, begins, strict=True):
-            tokens = self.inputs[seen.input].tokens(seen)
-            index_T[seen.start : seen.start + tokens] = torch.arange(begin, begin + tokens)
+            for part, start in seen.starts.items():
+                tokens = self.inputs[seen.input].places(seen, part).patches
+                index_T[start : start + tokens] = torch.arange(begin[part], begin[part] + tokens)
         return index_T
 
     def _tables(
@@ -215,13 +220,13 @@ class Batches:
     def _regions(
         self,
         samples: Sequence[Sample],
-        begins: Sequence[Sequence[int]],
+        begins: Sequence[Sequence[Mapping[str, int]]],
         features: int,
         share: Share,
     ) -> dict[str, Tensor]:
-        """Regions as rows of shares of the first input's features; if none, one that counts 0."""
+        """Regions as rows of shares of the first part's features; if none, one that counts 0."""
         pools = [
-            (pool, rows[0])
+            (pool, rows[0][self.features[0][0]])
             for sample, rows in zip(samples, begins, strict=True)
             for pool in sample.regions
         ]

@@ -19,10 +19,13 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A picture or clip where it stands in a dialogue: its input, and the tokens it takes."""
+    """A picture or clip where it stands in a dialogue: its input, and the tokens it takes.
+
+    They are told apart by the part of the model whose features take their places.
+    """
 
     kind: str
-    tokens: int
+    tokens: Mapping[str, int]
 
 
 Part: TypeAlias = str | Medium
@@ -60,12 +63,14 @@ class Special:
 class Places:
     """`count` places for the features of a medium, held by one special token; never supervised.
 
-    `medium` counts the media of the whole dialogue, of every kind, from 0.
+    `medium` counts the media of the whole dialogue, of every kind, from 0; `part` is that of the
+    model whose features these are.
     """
 
     id: int
     count: int
     medium: int
+    part: str
 
 
 Run: TypeAlias = Text | Special | Places
@@ -204,7 +209,9 @@ class Layout:
             yield from self._content(bound[item["slot"]], loss=loss)
         elif "repeat" in item:
             placed = self._medium(item["count"], bound)
-            yield Places(item["repeat"]["id"], placed.medium.tokens, placed.position)
+            tokens = placed.medium.tokens
+            for part in tokens if item.get("part") is None else [item["part"]]:
+                yield Places(item["repeat"]["id"], tokens[part], placed.position, part)
         elif "index" in item:
             yield Text(str(self._medium(item["index"], bound).index), loss)
         elif "rule" in item:

@@ -4,9 +4,15 @@ A processor turns dialogues with pictures and clips into the tensors that the me
 the names of their inputs. The spec alone drives it, so that an artefact runs without its recipe:
 
     tokens    tokenizer {call, name or path}; specials {name: {text, id}}; pad, an id
-    inputs    for each input, in the order of the feature rows: kind (image or video), size (a
-              `SizeRule`), alpha, mean, std, and folded: rows hold one frame that stands for all
-    vision    head_dim and theta of the tower's rotary positions
+    inputs    for each input: kind (image or video), size (a `SizeRule`), alpha, and by name
+              views     what one tower sees of it: patch, frames_per_patch, folded (rows hold one
+                        frame that stands for all), mean, std, dense (as many rows of each picture)
+                        or else window and rotary (head_dim and theta), and resize: the side, in
+                        pixels, that its pictures are brought to once more
+              ends      what the language model takes of it, by part: tokens of one picture and
+                        their grid (null where they do not lie in it); tokens are null where
+                        pictures have many sizes, and each window of patches is a token
+    features  [part, input] in the order of the feature rows
     text      call (rope or mrope), sections, head_dim and theta of the language model's
     layouts   by name: system, rules, stop: the ids that end an answer
     layout    the names of those in use, the preferred first
@@ -54,10 +60,8 @@ class Processor(Batches):
         super().__init__(
             self.tokenizer.encode,
             tokens["pad"],
-            {
-                name: MediaInput(name, given, spec["vision"])
-                for name, given in spec["inputs"].items()
-            },
+            {name: MediaInput(name, given) for name, given in spec["inputs"].items()},
+            [(part, medium) for part, medium in spec["features"]],
             TextPositions(spec["text"]),
         )
         self.layouts = [Layout(name, spec["layouts"][name]) for name in spec["layout"]]
@@ -116,15 +120,15 @@ class Processor(Batches):
     def _sample(self, runs: Sequence[Run], media: Sequence[Seen], pools: Sequence[Pool]) -> Sample:
         ids: list[int] = []
         supervised: list[bool] = []
-        starts: dict[int, int] = {}
+        starts: list[dict[str, int]] = [{} for _ in media]
         for run in runs:
             match run:
                 case Text(text, loss):
                     new = self.tokenizer.encode(text)
                 case Special(id, loss):
                     new = [id]
-                case Places(id, count, medium):
-                    starts[medium] = len(ids)
+                case Places(id, count, medium, part):
+                    starts[medium][part] = len(ids)
                     new, loss = [id] * count, False
             ids += new
             supervised += [loss] * len(new)
@@ -133,7 +137,7 @@ class Processor(Batches):
         return Sample(
             np.array(ids, dtype=np.int64),
             np.array(supervised, dtype=np.bool_),
-            tuple(replace(seen, start=starts[number]) for number, seen in enumerate(media)),
+            tuple(replace(seen, starts=found) for seen, found in zip(media, starts, strict=True)),
             tuple(pools),
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .pixels import Frames
-from .sizes import Grid
 from .video import Clip
 
 
@@ -40,16 +40,17 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A medium of a sample: its resized frames, how they are cut, and the place of its features.
+    """A medium of a sample: what is seen of it, and the places of its features.
 
-    `size` is the width and height that it came with; `start` is its first token in the sample.
+    `frames` are those of a clip, or the tiles of a picture: mostly one. `size` is the width and
+    height that it came with; `starts` holds its first token in the sample for each part of the
+    model whose features stand there.
     """
 
     input: str
     frames: Frames
-    grid: Grid
     size: tuple[int, int]
-    start: int = 0
+    starts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def test_regions_are_shares_of_their_own_pictures_features(training):
     _, processor = training
     samples = [processor.sample(*given) for given in (FROG, TWO)]
     batch = processor.train_batch([samples])
-    first = samples[0].media[0].grid.merged((2, 2)).patches
+    first = processor.inputs["image"].tokens(samples[0].media[0])["merger"]
     pool = batch["regions.pool"]
     assert torch.allclose(pool.sum(1), torch.ones(3))
     assert pool[0, first:].eq(0).all() and pool[1:, :first].eq(0).all()

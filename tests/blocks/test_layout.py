@@ -65,7 +65,7 @@ def caption():
     )
 
 
-FROG = Medium("image", 6)
+FROG = Medium("image", {"merger": 6})
 
 
 def test_only_answers_and_their_stop_tokens_are_supervised():
@@ -78,7 +78,7 @@ def test_only_answers_and_their_stop_tokens_are_supervised():
         Special(START),
         Text("user\n"),
         Special(VISION),
-        Places(IMAGE, 6, 0),
+        Places(IMAGE, 6, 0, "merger"),
         Special(VISION_END),
         Text("What?"),
         Special(END),
@@ -128,7 +128,7 @@ def test_a_layout_without_turns_takes_an_exchange_as_one_sample():
     ("layout", "messages", "reason"),
     [
         (chat(), [Message("tool", ("x",))], "the layout chat has no rule `tool`"),
-        (chat(), [Message("user", (Medium("video", 2),))], "no rule for a medium `video`"),
+        (chat(), [Message("user", (Medium("video", {"merger": 2}),))], "no rule for a medium `video`"),
         (caption(), [Message("pair", (FROG, "a", "b"))], "takes `x`, `t`, and 3 parts are given"),
         (caption(), [Message("pair", ("a", "b"))], "takes one picture or clip for `x`"),
     ],

@@ -9,32 +9,34 @@ from PIL import Image
 
 from triptych.blocks.input.media import MediaError, MediaInput
 from triptych.blocks.input.sample import Attachment, Region
-from triptych.blocks.input.sizes import ClipRule, SizeError, SizeRule
+from triptych.blocks.input.sizes import ClipRule, Native, SizeError
 from triptych.blocks.input.video import Clip, ClipError, frame_indices, read_clip
 
 RULE = ClipRule(rate=2, least=4, most=768, step=2)
 
 
 def media_input(kind="image", folded=False, alpha="drop"):
-    size = SizeRule(
-        8,
-        1,
-        64,
-        patch=4,
-        frames_per_patch=2,
-        window=(2, 2),
-        aspect=10,
-        clip=RULE if kind == "video" else None,
-    )
-    spec = {
-        "kind": kind,
-        "size": size.to_json(),
-        "alpha": alpha,
+    clip = RULE if kind == "video" else None
+    view = {
+        "patch": 4,
+        "frames_per_patch": 2,
+        "folded": folded,
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
-        "folded": folded,
+        "dense": False,
+        "window": [2, 2],
+        "rotary": {"head_dim": 8, "theta": 1e4},
+        "resize": None,
     }
-    return MediaInput(kind, spec, {"head_dim": 8, "theta": 1e4})
+    spec = {
+        "kind": kind,
+        "size": Native(8, 1, 64, aspect=10, per_slot=2, clip=clip).to_json(),
+        "alpha": alpha,
+        "channels": 3,
+        "views": {kind: view},
+        "ends": {"merger": {"tokens": None, "grid": None, "window": [2, 2]}},
+    }
+    return MediaInput(kind, spec)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_a_clip_fills_its_last_slot_with_its_last_frame(clip_file):
     given = media_input("video")
     frames = tuple(Image.new("RGB", (16, 8), (shade, 0, 0)) for shade in (0, 100, 200))
     seen = given.see(Attachment("video", Clip(frames)))
-    assert seen.grid == (2, 2, 4)
+    assert given.grid(seen) == (2, 2, 4)
     rows = given.feed([seen])["video.patches"].view(2, 8, 3, 2, 16)
     assert rows[0, :, 0, 0].ne(rows[0, :, 0, 1]).all()
     assert rows[1, :, 0, 0].eq(rows[1, :, 0, 1]).all()
@@ -98,7 +100,7 @@ def test_an_input_that_nothing_is_shown_to_feeds_one_window():
 def test_a_region_is_its_share_of_each_token():
     given = media_input()
     seen = given.see(Attachment("image", Image.new("RGB", (32, 16))))
-    assert seen.grid.merged((2, 2)) == (1, 2, 4)
+    assert given.places(seen, "merger") == (1, 2, 4)
     pool = given.pool(Region((4, 0, 16, 8), "frog"), seen)
     assert np.allclose(pool.shares, [1 / 3, 2 / 3, 0, 0, 0, 0, 0, 0])
 

@@ -1,4 +1,4 @@
-"""Sizes and tokens against the tables of the Qwen2-VL fact sheet, and what holds for any size."""
+"""Sizes and tokens against the tables and rules of the fact sheets, and what holds for any size."""
 
 from __future__ import annotations
 
@@ -8,14 +8,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.blocks.input.sizes import ClipRule, Grid, SizeError, SizeRule
+from triptych.blocks.input.sizes import (
+    ClipRule,
+    Crop,
+    Grid,
+    Letterbox,
+    Native,
+    Padded,
+    SizeError,
+    SizeRule,
+    Square,
+    Tiles,
+    grid_of,
+)
+from triptych.compiler import sizing
+from triptych.compiler.types import bounds, evaluate
 
-IMAGE = SizeRule(28, 4, 16384, patch=14, frames_per_patch=2, window=(2, 2), aspect=200)
+IMAGE = Native(28, 4, 16384, aspect=200)
+GREY = (127, 127, 127)
 
 
 def video(cap):
     clip = ClipRule(rate=2, least=4, most=768, step=2, cap=cap, slack=1.05)
-    return SizeRule(28, 128, 768, patch=14, frames_per_patch=2, window=(2, 2), clip=clip)
+    return Native(28, 128, 768, per_slot=2, clip=clip)
+
+
+def clip_grid(rule, width, height, frames):
+    return grid_of(rule.resized_frame(width, height, frames), 14, rule.slots(frames))
+
+
+def tokens_of(grid):
+    return grid.merged((2, 2)).patches
 
 
 @pytest.mark.parametrize(
@@ -34,14 +57,14 @@ def video(cap):
     ],
 )
 def test_pictures_become_what_the_published_processor_makes_of_them(size, resized, grid, tokens):
-    assert IMAGE.resized(*size) == resized
-    assert IMAGE.image_grid(*size) == Grid(*grid)
-    assert IMAGE.tokens(IMAGE.image_grid(*size)) == tokens
+    assert IMAGE.size(*size) == resized
+    assert grid_of(resized, 14) == Grid(*grid)
+    assert tokens_of(grid_of(resized, 14)) == tokens
 
 
 def test_a_smaller_budget_shrinks_by_the_original_sides():
-    rule = SizeRule(28, 4, 1280, patch=14, window=(2, 2))
-    assert rule.resized(1920, 1080) == (1316, 728)
+    rule = Native(28, 4, 1280)
+    assert rule.size(1920, 1080) == (1316, 728)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +82,9 @@ def test_clips_become_what_the_published_helper_makes_of_them(
     rule, helper = video(16384), video(24576)
     assert rule.clip.sampled(seconds * 25, 25) == frames
     assert rule.resized_frame(*size, frames) == resized
-    assert rule.clip_grid(*size, frames) == Grid(*grid)
-    assert rule.tokens(rule.clip_grid(*size, frames)) == tokens
-    assert helper.tokens(helper.clip_grid(*size, frames)) == tokens_of_the_helper
+    assert clip_grid(rule, *size, frames) == Grid(*grid)
+    assert tokens_of(clip_grid(rule, *size, frames)) == tokens
+    assert tokens_of(clip_grid(helper, *size, frames)) == tokens_of_the_helper
 
 
 @pytest.mark.parametrize(("frames", "rate", "sampled"), [(3, 25, 2), (25, 25, 4), (100, 30, 6)])
@@ -76,22 +99,136 @@ def test_a_clip_of_one_frame_is_refused():
 
 def test_pictures_too_thin_or_empty_are_refused():
     with pytest.raises(SizeError, match=r"3000 x 12 pixels is too thin.*at most 200 times"):
-        IMAGE.resized(3000, 12)
+        IMAGE.size(3000, 12)
     with pytest.raises(SizeError, match="0 x 5 pixels is empty"):
-        IMAGE.resized(0, 5)
+        IMAGE.size(0, 5)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(0, 64), st.integers(65, 4096))
 def test_any_size_becomes_a_multiple_within_the_budget(width, height, least, most):
-    rule = SizeRule(28, least, most, patch=14, window=(2, 2))
-    sides = rule.resized(width, height)
+    rule = Native(28, least, most)
+    sides = rule.size(width, height)
     assert all(side >= 28 and side % 28 == 0 for side in sides)
-    tokens = rule.tokens(rule.image_grid(width, height))
+    tokens = tokens_of(grid_of(sides, 14))
     # One row of squares may outgrow the budget, since no side becomes nothing; and so may a picture
     # that is enlarged, since both sides are rounded up.
     assert tokens <= most or min(sides) == 28 or tokens <= least + sum(sides) // 28 + 1
 
 
-def test_a_rule_survives_json():
-    for rule in (IMAGE, video(16384)):
-        assert SizeRule.from_json(json.loads(json.dumps(rule.to_json()))) == rule
+sides = st.integers(1, 5000)
+
+
+def published_letterbox(width, height, side, least):
+    """`VLMImageProcessor.resize` of DeepSeek-VL: height and width of the picture in the square."""
+    longest = max(width, height)
+    return [
+        max(int(height / longest * side), least),
+        max(int(width / longest * side), least),
+    ]
+
+
+@given(sides, sides, st.sampled_from([(1024, 14), (384, 14), (24, 14), (64, 1)]))
+def test_a_letterbox_cuts_off_and_does_not_round(width, height, limits):
+    side, least = limits
+    rule = Letterbox(side, GREY, least)
+    high, wide = published_letterbox(width, height, side, least)
+    assert rule.inner(width, height) == (wide, high)
+    assert rule.size(width, height) == (side, side) and rule.pictures(width, height) == 1
+    left, top = rule.offset(width, height)
+    assert min(left, top) == 0 and left == (side - wide) // 2 and top == (side - high) // 2
+
+
+def published_tiling(width, height, least, most, side):
+    """`dynamic_preprocess` of InternVL 1.5, written out: columns and rows of the tiles."""
+    shape = width / height
+    grids = {
+        (i, j)
+        for n in range(least, most + 1)
+        for i in range(1, n + 1)
+        for j in range(1, n + 1)
+        if least <= i * j <= most
+    }
+    nearest, best = float("inf"), (1, 1)
+    for grid in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(shape - grid[0] / grid[1])
+        if distance < nearest:
+            nearest, best = distance, grid
+        elif distance == nearest and width * height > 0.5 * side * side * grid[0] * grid[1]:
+            best = grid
+    return best
+
+
+@given(sides, sides, st.sampled_from([(1, 12), (1, 6), (1, 40), (2, 12), (4, 6)]))
+def test_tiles_are_those_of_the_published_rule(width, height, limits):
+    rule = Tiles(448, *limits)
+    columns, rows = published_tiling(width, height, *limits, 448)
+    assert rule.tiling(width, height) == (columns, rows)
+    tiles = columns * rows
+    assert rule.pictures(width, height) == (tiles + 1 if tiles > 1 else 1)
+    assert Tiles(448, *limits, thumbnail=False).pictures(width, height) == tiles
+    counted = sizing.tiles(width, height, low=limits[0], high=limits[1], side=448)
+    number = evaluate(counted, {})
+    assert number == rule.pictures(width, height)
+    limit = bounds(counted, {})
+    assert limit.least <= number <= limit.most
+
+
+@pytest.mark.parametrize(
+    ("size", "tiling"),
+    [
+        ((633, 633), (1, 1)),
+        ((634, 634), (2, 2)),
+        ((1920, 1080), (4, 2)),
+        ((700, 800), (2, 2)),
+        ((1400, 1600), (3, 4)),
+    ],
+)
+def test_of_equally_near_grids_the_larger_is_for_pictures_that_fill_half_of_it(size, tiling):
+    assert Tiles(448, 1, 12).tiling(*size) == tiling
+
+
+@given(sides, sides)
+def test_a_square_becomes_one_whatever_its_shape_was(width, height):
+    for rule in (Square(448), Padded(448, GREY), Crop(448)):
+        assert rule.size(width, height) == (448, 448) and rule.pictures(width, height) == 1
+
+
+@given(sides, sides)
+def test_what_is_seen_says_where_the_picture_lies_in_it(width, height):
+    left, top, right, bottom = Letterbox(384, GREY).framed(width, height)
+    assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    left, top, right, bottom = Padded(384, GREY).framed(width, height)
+    assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    left, top, right, bottom = Crop(384).framed(width, height)
+    assert left <= 0 < 1 <= right and top <= 0 < 1 <= bottom
+    assert (Tiles(448, 1, 12).framed(width, height) is None) == (
+        Tiles(448, 1, 12).pictures(width, height) > 1
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        IMAGE,
+        video(16384),
+        Square(448),
+        Crop(224, aspect=3),
+        Letterbox(1024, GREY, 14),
+        Padded(336, GREY),
+        Tiles(448, 1, 40, thumbnail=False),
+    ],
+    ids=lambda rule: rule.call,
+)
+def test_a_rule_survives_json(rule):
+    assert SizeRule.from_json(json.loads(json.dumps(rule.to_json()))) == rule
+
+
+def test_every_rule_refuses_what_is_too_thin_or_empty():
+    for rule in (Square(8, 2), Crop(8, 2), Letterbox(8, GREY, 1, 2), Padded(8, GREY, 2)):
+        assert rule.size(4, 2) == (8, 8)
+        with pytest.raises(SizeError, match="too thin"):
+            rule.size(5, 2)
+    with pytest.raises(SizeError, match="too thin"):
+        Tiles(8, 1, 2, aspect=2).pictures(5, 2)
+    with pytest.raises(SizeError, match="is empty"):
+        Tiles(8, 1, 2).pictures(0, 2)

@@ -56,10 +56,10 @@ class Qwen2VLCase(Case):
         """How a program's samples are put together; text is given in tokens already."""
         spec = program.spec
         inputs = {
-            name: MediaInput(name, given | {"folded": False}, spec["vision"])
-            for name, given in spec["inputs"].items()
+            name: MediaInput(name, unfolded(given)) for name, given in spec["inputs"].items()
         }
-        return Batches(_no_text, spec["tokens"]["pad"], inputs, TextPositions(spec["text"]))
+        positions = TextPositions(spec["text"])
+        return Batches(_no_text, spec["tokens"]["pad"], inputs, spec["features"], positions)
 
     def caches(self, lowered: Lowered, rows: int, slots: int) -> dict[str, Tensor]:
         """Empty caches for a batch."""
@@ -157,10 +157,16 @@ class Feed:
                 continue
             grid = next(grids[name])
             size = (grid.columns * vision["patch_size"], grid.rows * vision["patch_size"])
-            frames = vision["temporal_patch_size"] * grid.slots
+            frames = grid.slots * (vision["temporal_patch_size"] if name == "video" else 1)
             pixels = np.zeros((frames, size[1], size[0], vision["in_channels"]), np.uint8)
-            yield Seen(name, pixels, grid, size, place)
+            yield Seen(name, pixels, size, {"merger": place})
             place += grid.merged((side, side)).patches
+
+
+def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of an input whose rows hold every frame, as published."""
+    views = {name: view | {"folded": False} for name, view in given["views"].items()}
+    return {**given, "views": views}
 
 
 def _no_text(text: str) -> list[int]:
