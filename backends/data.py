@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..blocks.input.sample import Attachment, Region, Turn
+from ..dsl.recipe import Ramp
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _ROLES = {
@@ -59,10 +61,15 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One dialogue as it was read; pictures and clips are still paths."""
+    """One dialogue as it was read; pictures and clips are still paths.
+
+    `kind` is the name of the mixture that it was drawn for, `position` its place in the order.
+    """
 
     turns: tuple[Turn, ...]
     regions: tuple[Region, ...] = ()
+    kind: str = ""
+    position: int = 0
 
     @property
     def media(self) -> tuple[Attachment, ...]:
@@ -168,22 +175,12 @@ def open_source(path: Path) -> Source:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Named sources with their shares, in an order that is a pure function of (seed, position).
+class _Cycles:
+    """Names that go round in cycles, each exactly as often as its ratio says, in shuffled order."""
 
-    Positions count from 0 without end. They go round in cycles that hold each source exactly as
-    often as its ratio says, shuffled within the cycle; each source is shuffled anew every time it
-    has been gone through. So one number says where a run stands.
-    """
-
-    sources: Mapping[str, Source]
     ratios: Mapping[str, float]
-    seed: str = "0"
-
-    @cached_property
-    def epoch(self) -> int:
-        """How many samples make an epoch: as many as there are."""
-        return sum(len(source) for source in self.sources.values())
+    seed: str
+    name: str = "cycle"
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -198,14 +195,114 @@ class Mixture:
         return {name: share // divisor for name, share in whole.items() if share}
 
     def at(self, position: int) -> tuple[str, int]:
-        """Which sample stands at a position: the source's name, and the index in it."""
+        """The name at a position, and how often it came before."""
         if len(self._names) == 1:
-            return self._drawn(self._names[0], position)
+            return self._names[0], position
         cycle, offset = divmod(position, len(self._names))
-        order = _shuffled(len(self._names), self.seed, "cycle", cycle)
+        order = _shuffled(len(self._names), self.seed, self.name, cycle)
         names = [self._names[index] for index in order[: offset + 1]]
         name = names[-1]
-        return self._drawn(name, cycle * self._shares[name] + names.count(name) - 1)
+        return name, cycle * self._shares[name] + names.count(name) - 1
+
+
+SHARED = ""
+"""The steps that all kinds of data share that have none of their own."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Named sources with their shares, in an order that is a pure function of (seed, position).
+
+    Positions count from 0 without end; `step` of them make an optimizer step. They go round in
+    cycles that hold each source exactly as often as its ratio says, shuffled within the cycle; each
+    source is shuffled anew every time it has been gone through. So one number says where a run
+    stands.
+
+    A source that is `apart` has steps of its own, and then whole steps go round in cycles. While a
+    ratio ramps, each step holds what the ratios say at that step, rounded by chance.
+    """
+
+    sources: Mapping[str, Source]
+    ratios: Mapping[str, float | Ramp]
+    seed: str = "0"
+    step: int = 1
+    apart: frozenset[str] = frozenset()
+
+    @cached_property
+    def epoch(self) -> int:
+        """How many samples make an epoch: as many as there are."""
+        return sum(len(source) for source in self.sources.values())
+
+    def group(self, name: str) -> str:
+        """Whose steps the samples of a source fill: its own, or those that are `SHARED`."""
+        return name if name in self.apart else SHARED
+
+    def at(self, position: int) -> tuple[str, int]:
+        """Which sample stands at a position: the source's name, and the index in it."""
+        step, offset = divmod(position, self.step)
+        if step < self._ramped:
+            drawn = self._early(step)
+            name = drawn[offset]
+            return self._drawn(name, self._counts[step][name] + drawn[:offset].count(name))
+        position -= self._ramped * self.step
+        name = SHARED
+        if self.apart:
+            name, turn = self._steps.at(step - self._ramped)
+            position = turn * self.step + offset
+        number = position
+        if name == SHARED:
+            name, number = self._mixed.at(position)
+        return self._drawn(name, self._counts[-1][name] + number)
+
+    @cached_property
+    def _ramped(self) -> int:
+        """The steps until all ratios stay."""
+        ramps = [ratio.over for ratio in self.ratios.values() if isinstance(ratio, Ramp)]
+        return max(ramps, default=0)
+
+    def _shares(self, step: int) -> dict[str, float]:
+        """The ratios at a step."""
+        return {
+            name: ratio
+            if not isinstance(ratio, Ramp)
+            else ratio.start + (ratio.end - ratio.start) * min(1.0, step / ratio.over)
+            for name, ratio in self.ratios.items()
+        }
+
+    def _groups(self, step: int) -> dict[str, dict[str, float]]:
+        """The ratios at a step, by whose steps they fill."""
+        found: dict[str, dict[str, float]] = {}
+        for name, share in self._shares(step).items():
+            found.setdefault(self.group(name), {})[name] = share
+        return found
+
+    @cached_property
+    def _steps(self) -> _Cycles:
+        groups = self._groups(self._ramped)
+        return _Cycles({name: sum(one.values()) for name, one in groups.items()}, self.seed, "step")
+
+    @cached_property
+    def _mixed(self) -> _Cycles:
+        return _Cycles(self._groups(self._ramped)[SHARED], self.seed)
+
+    def _early(self, step: int) -> list[str]:
+        """The sources of one step while ratios ramp."""
+        chance = generator(f"{self.seed}/ramp/{step}")
+        groups = list(self._groups(step).values())
+        (chosen,) = _spread([sum(one.values()) for one in groups], 1, chance)
+        shares = groups[chosen]
+        picked = _spread(list(shares.values()), self.step, chance)
+        names = list(shares)
+        return [names[number] for number in chance.permutation(picked)]
+
+    @cached_property
+    def _counts(self) -> list[dict[str, int]]:
+        """How often each source was drawn before each step while ratios ramp, and at their end."""
+        counts = [dict.fromkeys(self.ratios, 0)]
+        for step in range(self._ramped):
+            drawn = Counter(self._early(step))
+            counts.append({name: count + drawn[name] for name, count in counts[-1].items()})
+        return counts
 
     def _drawn(self, name: str, number: int) -> tuple[str, int]:
         """The sample that a source gives when it is drawn from for the `number`th time."""
@@ -213,10 +310,26 @@ class Mixture:
         return name, int(_shuffled(len(self.sources[name]), self.seed, name, epoch)[index])
 
 
+def _spread(shares: Sequence[float], count: int, chance: np.random.Generator) -> list[int]:
+    """`count` numbers of shares in order, each as often as its share says, rounded by chance."""
+    edges = np.cumsum(shares) / sum(shares)
+    marks = (np.arange(count) + chance.random()) / count
+    return np.searchsorted(edges, marks, side="right").tolist()
+
+
 @lru_cache(maxsize=64)
 def _shuffled(count: int, seed: str, name: str, round_: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    key = hashlib.sha256(f"{seed}/{name}/{round_}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "big"))).permutation(count)
+    return generator(f"{seed}/{name}/{round_}").permutation(count)
+
+
+def generator(key: str) -> np.random.Generator:
+    """What is drawn for a text, the same each time."""
+    return np.random.Generator(np.random.PCG64(number_of(key)))
+
+
+def number_of(key: str) -> int:
+    """A number that a text stands for, as good as drawn: the seed of what is drawn for it."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
 
 
 def _example(record: Any, folder: Path) -> Example:

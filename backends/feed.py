@@ -10,14 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from .data import Bad, DataError, Example, Mixture
+from .data import Bad, DataError, Example, Mixture, generator
 
 _PATIENCE = 1000
 """So many bad samples in a row, or all there are, and the data is given up."""
@@ -63,6 +63,7 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class _Drawn(Generic[S]):
     position: int
+    kind: str
     file: str
     index: int
     sample: S | None
@@ -75,6 +76,11 @@ class Feed(Generic[S]):
     `prepare` makes a sample of an example, and raises ValueError or OSError with the reason when it
     cannot; `collate` makes the shards of a batch. Prepared samples are kept, the first that come,
     until they fill `memory` bytes.
+
+    A batch is filled up over bad samples, unless there is a `window`: then the positions of so many
+    batches belong to them alone, and bad samples make one of them smaller. In a window of several
+    batches, samples of like length share one. Either way no batch holds samples of two groups of
+    the mixture.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Feed(Generic[S]):
         collate: Callable[[Sequence[S]], Sequence[Mapping[str, Tensor]]],
         *,
         batch: int,
+        window: int = 0,
         memory: int = 0,
         loaders: int = 1,
     ) -> None:
@@ -91,6 +98,7 @@ class Feed(Generic[S]):
         self._prepare = prepare
         self._collate = collate
         self._batch = batch
+        self._window = window
         self._loaders = loaders
         self._room = memory
         self._kept: dict[tuple[str, int], S] = {}
@@ -98,8 +106,10 @@ class Feed(Generic[S]):
 
     def batches(self, position: int) -> Iterator[Batch]:
         """Batch after batch, without end; DataError when nothing usable is left to come."""
-        samples: list[S] = []
-        names: list[str] = []
+        if self._window:
+            yield from self._windows(position)
+            return
+        lot: list[_Drawn[S]] = []
         bad: list[Bad] = []
         patience = min(_PATIENCE, self._mixture.epoch)
         in_a_row = 0
@@ -111,14 +121,57 @@ class Feed(Generic[S]):
                     raise DataError(f"{patience} samples in a row are bad, the last: {bad[-1]}")
                 continue
             in_a_row = 0
-            samples.append(drawn.sample)
-            names.append(f"{drawn.file}[{drawn.index}]")
-            if len(samples) < self._batch:
+            lot.append(drawn)
+            if len(lot) < self._batch:
                 continue
-            tokens = sum(sample.length for sample in samples)
-            shards = tuple(self._collate(samples))
-            yield Batch(shards, tuple(names), tokens, tuple(bad), drawn.position + 1)
-            samples, names, bad = [], [], []
+            yield self._batch_of(lot, tuple(bad), drawn.position + 1)
+            lot, bad = [], []
+
+    def _windows(self, position: int) -> Iterator[Batch]:
+        """The batches of whole windows, those before `position` left out."""
+        size = self._window * self._batch
+        begin = position - position % size
+        drawn = self._drawn(begin)
+        in_a_row = 0
+        for first in count(begin, size):
+            window = list(islice(drawn, size))
+            good = [one for one in window if one.sample is not None]
+            bad = tuple(Bad(one.file, one.index, one.reason) for one in window if not one.sample)
+            in_a_row = 0 if good else in_a_row + size
+            if in_a_row >= min(_PATIENCE, self._mixture.epoch):
+                raise DataError(f"{in_a_row} samples in a row are bad, the last: {bad[-1]}")
+            ends = [first + self._batch * number for number in range(1, self._window)]
+            lots = self._lots(good, first)
+            for lot, end in zip(lots, [*ends[: len(lots) - 1], first + size], strict=True):
+                if end > position:
+                    yield self._batch_of(lot, bad, end)
+                bad = ()
+
+    def _lots(self, good: Sequence[_Drawn[S]], first: int) -> list[list[_Drawn[S]]]:
+        """The samples of a window as batches of one group each."""
+        groups: dict[str, list[_Drawn[S]]] = {}
+        for one in good:
+            groups.setdefault(self._mixture.group(one.kind), []).append(one)
+        if self._window > 1:
+            for members in groups.values():
+                members.sort(key=lambda one: one.sample.length if one.sample else 0)
+        lots = [
+            members[begin : begin + self._batch]
+            for members in groups.values()
+            for begin in range(0, len(members), self._batch)
+        ]
+        order = generator(f"{self._mixture.seed}/lots/{first}").permutation(len(lots))
+        return [lots[number] for number in order]
+
+    def _batch_of(self, lot: Sequence[_Drawn[S]], bad: tuple[Bad, ...], position: int) -> Batch:
+        samples = [one.sample for one in lot if one.sample is not None]
+        return Batch(
+            tuple(self._collate(samples)),
+            tuple(f"{one.file}[{one.index}]" for one in lot),
+            sum(sample.length for sample in samples),
+            bad,
+            position,
+        )
 
     def _drawn(self, position: int) -> Iterator[_Drawn[S]]:
         """The samples in order; `loaders` of them are prepared at a time."""
@@ -139,16 +192,17 @@ class Feed(Generic[S]):
         source = self._mixture.sources[name]
         sample = self._kept.get((name, index))
         if sample is not None:
-            return _Drawn(position, source.name, index, sample)
+            return _Drawn(position, name, source.name, index, sample)
         try:
-            sample = self._prepare(source.read(index))
+            example = replace(source.read(index), kind=name, position=position)
+            sample = self._prepare(example)
         except (ValueError, OSError) as error:
-            return _Drawn(position, source.name, index, None, str(error))
+            return _Drawn(position, name, source.name, index, None, str(error))
         with self._lock:
             if sample.nbytes <= self._room and (name, index) not in self._kept:
                 self._kept[name, index] = sample
                 self._room -= sample.nbytes
-        return _Drawn(position, source.name, index, sample)
+        return _Drawn(position, name, source.name, index, sample)
 
 
 class Ahead(Generic[T]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,37 +18,66 @@ class Schedule:
     A stage may stop after steps, tokens, samples or epochs, so the fall after the warm-up is
     written over the share of the stage that is done: for a stop in steps it is the usual formula,
     `minimum + (peak - minimum) * (1 + cos(pi * t)) / 2` with
-    `t = (step - warmup) / (steps - warmup)`.
+    `t = (step - warmup) / (steps - warmup)`, or `t = step / steps` where the fall is `whole`: it
+    counts from the start of the stage, behind the warm-up.
+
+    The warm-up takes `warmup` steps or the share `ratio` of the stage. It rises from `start`; where
+    that is None, from one part of the rise. Stairs fall to factors of the peak at shares `stairs`.
 
     >>> half = Schedule("linear", peak=1.0, warmup=2)
     >>> [round(half.rate(step, step / 6, warm=2 / 6), 6) for step in range(6)]
     [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    >>> stairs = Schedule("step", peak=1.0, stairs=((0.5, 0.3), (0.75, 0.1)))
+    >>> [stairs.rate(step, step / 4) for step in range(4)]
+    [1.0, 1.0, 0.3, 0.1]
     """
 
-    kind: Literal["constant", "linear", "cosine"]
+    kind: Literal["constant", "linear", "cosine", "step"]
     peak: float
     warmup: int = 0
+    ratio: float = 0.0
+    start: float | None = None
     minimum: float = 0.0
+    whole: bool = False
+    stairs: tuple[tuple[float, float], ...] = ()
 
     def rate(self, step: int, done: float, warm: float = 0.0) -> float:
         """The rate of the step after `step` steps, when the share `done` (0..1) of the stage is
-        behind it; `warm` is the share that was done when the warm-up ended.
+        behind it; `warm` is the share that was done when a warm-up in steps ended.
         """
+        start = self.start or 0.0
         if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
+            risen = step + (self.start is None)
+            return start + (self.peak - start) * risen / self.warmup
+        if done < self.ratio:
+            return start + (self.peak - start) * done / self.ratio
         if self.kind == "constant":
             return self.peak
+        if self.kind == "step":
+            passed = [factor for place, factor in self.stairs if place <= done]
+            return self.peak * passed[-1] if passed else self.peak
+        warm = 0.0 if self.whole else max(warm, self.ratio)
         along = min(1.0, (done - warm) / (1.0 - warm)) if warm < 1.0 else 1.0
         share = 1.0 - along if self.kind == "linear" else (1.0 + math.cos(math.pi * along)) / 2
         return self.minimum + (self.peak - self.minimum) * share
 
 
-def decays(weight: Tensor) -> bool:
-    """Whether weight decay applies: not to biases, norms and other tensors of one dimension.
+Decayed = Literal["matrices", "ndim", "all"]
 
-    Sizes of 1 do not count, so a class token of shape [1, 1, width] is spared as well.
+
+def decays(weight: Tensor, which: Decayed = "matrices") -> bool:
+    """Whether weight decay applies: to all, or not to biases, norms and others of one dimension.
+
+    Among `matrices` sizes of 1 do not count, so a class token of shape [1, 1, width] is spared as
+    well; by `ndim` it is not.
     """
-    return sum(size > 1 for size in weight.shape) >= 2
+    match which:
+        case "all":
+            return True
+        case "ndim":
+            return weight.ndim >= 2
+        case "matrices":
+            return sum(size > 1 for size in weight.shape) >= 2
 
 
 class Optimizer:
@@ -65,8 +94,13 @@ class Optimizer:
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
+        decay: Decayed = "matrices",
+        spared: Set[str] = frozenset(),
         factors: Mapping[str, float] | None = None,
     ) -> None:
+        """Weights that `decay` speaks of decay, but for those that are `spared`; `factors` are
+        multiples of the rate.
+        """
         self.weights = dict(weights)
         self._betas = betas
         self._eps = eps
@@ -82,7 +116,8 @@ class Optimizer:
         # (multiple of the rate, weight decay) -> the names of its weights
         self._groups: dict[tuple[float, float], list[str]] = {}
         for name, weight in weights.items():
-            key = ((factors or {}).get(name, 1.0), weight_decay if decays(weight) else 0.0)
+            shrinks = name not in spared and decays(weight, decay)
+            key = ((factors or {}).get(name, 1.0), weight_decay if shrinks else 0.0)
             self._groups.setdefault(key, []).append(name)
 
     @torch.no_grad()

@@ -55,6 +55,8 @@ class StageRun:
             betas=optim.betas,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            decay=optim.decay,
+            spared=plan.spared,
             factors=plan.coverage.factors,
         )
         self._adapted = program.adapted

@@ -12,6 +12,10 @@ from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan, StagePlan
+    from ..dsl.recipe import CallModel, DropPath, Ramp, Stage
+
+_FEW = 6
+"""So many rates of a stage are told one by one."""
 
 EXAMPLES = """\b
 Examples:
@@ -72,18 +76,7 @@ def _in_short(plans: Sequence[Plan]) -> None:
 
 def selector_texts(stage: StagePlan) -> list[str]:
     """What the stage's `train` lists, as written."""
-    from ..dsl.recipe import Lora, Lr
-
-    shown = []
-    for entry in stage.settings.train:
-        match entry:
-            case Lora(target=target, rank=rank):
-                shown.append(f"lora({target}, rank: {rank})")
-            case Lr(target=target, factor=factor):
-                shown.append(f"lr({target}, {factor:g})")
-            case _:
-                shown.append(entry.text)
-    return shown
+    return [str(entry) for entry in stage.settings.train]
 
 
 def _in_full(made: Plan) -> None:
@@ -106,10 +99,13 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
 
     covered, settings = stage.coverage, stage.settings
     adapted = sorted({lora.target.text for lora in covered.adapted.values()})
-    rates = [
-        f"{count({name: stage.trained[name] for name in names}):,} at {factor:g}"
+    groups = {
+        factor: count({name: stage.trained[name] for name in names})
         for factor, names in stage.groups.items()
-    ]
+    }
+    rates = ", ".join(f"{number:,} at {factor:g}" for factor, number in groups.items())
+    if len(groups) > _FEW:
+        rates = f"from {min(groups):.3g} to {max(groups):.3g}, in {len(groups)} groups"
     kept = count({name: param for name, param in stage.trained.items() if name in stage.handed})
     state = f"optimizer state kept for {kept:,}" if kept else "no optimizer state to keep"
     after = f"{settings.after}; {state}" if settings.after else ""
@@ -121,15 +117,23 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
         ("train", _sum(by_part(covered.trained))),
         ("adapt", f"{', '.join(adapted)}: {count(covered.added):,} added" if adapted else ""),
         ("freeze", _sum(by_part(covered.frozen))),
-        ("rates", ", ".join(rates) if len(rates) > 1 else ""),
+        ("rates", rates if len(groups) > 1 else ""),
+        ("drop path", ", ".join(map(_dropped, settings.drop_path))),
         ("recompute", ", ".join(selector.text for selector in settings.checkpoint)),
         ("loss", " + ".join(settings.loss)),
-        ("layout", ", ".join(settings.layout)),
+        ("layout", _layouts(settings)),
+        ("resize", str(settings.resize or "")),
+        ("augment", ", ".join(map(str, settings.augment))),
         ("pack", f"{settings.pack:,} tok" if settings.pack else ""),
-        ("data", ", ".join(f"{name} {share:g}" for name, share in settings.data.shares.items())),
+        ("data", ", ".join(f"{name} {_share(one)}" for name, one in settings.data.shares.items())),
+        ("apart", ", ".join(settings.apart)),
+        (
+            "by length",
+            f"out of {settings.group_by_length:,} steps" if settings.group_by_length else "",
+        ),
         ("stop", f"{stop}, {settings.batch:,} seq a step{split}, {settings.precision}"),
-        ("optim", _call(settings.optim.model_dump())),
-        ("schedule", _call(settings.schedule.model_dump())),
+        ("optim", _call(settings.optim)),
+        ("schedule", _call(settings.schedule)),
         ("assumed", ", ".join(path.removeprefix(f"{stage.name}.") for path in stage.assumed)),
     ]
 
@@ -140,19 +144,33 @@ def _sum(parts: Mapping[str, int]) -> str:
     return f"{shown} = {sum(parts.values()):,}" if len(parts) > 1 else shown
 
 
-def _call(dumped: Mapping[str, object]) -> str:
-    """A call with its arguments, as a recipe writes it."""
+def _dropped(drop: DropPath) -> str:
+    return f"{drop.target} {drop.rate:g}, {drop.over}"
+
+
+def _layouts(settings: Stage) -> str:
+    if isinstance(settings.layout, tuple):
+        return ", ".join(settings.layout)
+    each = settings.layout.layouts.items()
+    return ", ".join(f"{' or '.join(names)} for {kind}" for kind, names in each)
+
+
+def _share(share: float | Ramp) -> str:
+    if isinstance(share, float):
+        return f"{share:g}"
+    return f"{share.start:g} to {share.end:g} over {share.over:,} steps"
+
+
+def _call(call: CallModel) -> str:
+    """A call with its arguments: all numbers, and words and lists that are not the default."""
+    from ..dsl.recipe import written
+
+    fields = type(call).model_fields
     arguments = [
-        f"{name}: {_plain(value)}"
-        for name, value in dumped.items()
-        if name != "call" and value is not None
+        f"{name}: {written(value)}"
+        for name, value in call
+        if value is not None
+        and not (isinstance(value, str) and value == fields[name].default)
+        and value != ()
     ]
-    return f"{dumped['call']}({', '.join(arguments)})"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_plain, value))}]"
-    return str(value)
+    return f"{fields['call'].default}({', '.join(arguments)})"

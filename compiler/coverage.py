@@ -9,7 +9,7 @@ from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
 from ..dsl.recipe import LayerDecay, Lora, Lr, Recipe, Selector, SelectorStep
 from .build import build
 from .graph import Graph
-from .ops import ZEROS, Embed, Head, Param
+from .ops import ZEROS, Embed, Head, Param, VisionBlocks
 from .places import labels
 
 
@@ -100,6 +100,8 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
     for claim in _mentions(recipe, stage, parameters):
         if not claim.names:
             findings.add(_empty(recipe, claim, parameters))
+        elif ".drop_path" in claim.path and not droppable(graph, claim.selector):
+            findings.add(without_blocks(recipe, claim.path, claim.selector))
     for claim in claims:
         by_layers = isinstance(claim.entry, LayerDecay) and claim.names
         if by_layers and not layers(claim.selector.part, parameters):
@@ -177,6 +179,24 @@ def layers(part: str, parameters: Iterable[str]) -> dict[str, int]:
 
 def _numbered(name: str) -> bool:
     return any(word.isdigit() for word in name.split("."))
+
+
+def droppable(graph: Graph, selector: Selector) -> dict[str, list[int]]:
+    """The modules whose blocks drop path can leave out, and which of these a selector names."""
+    found = {
+        node.name: [
+            block
+            for block in range(node.op.depth)
+            if any(selector.matches(n) for n in node.parameters if _of_block(n, node.name, block))
+        ]
+        for node in graph
+        if isinstance(node.op, VisionBlocks) and node.weights is None
+    }
+    return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def _of_block(parameter: str, module: str, block: int) -> bool:
+    return parameter.startswith(f"{module}.{block}.")
 
 
 def without_blocks(recipe: Recipe, path: str, selector: Selector) -> Diagnostic:

@@ -351,7 +351,8 @@ def _positions(old: Recipe, new: Recipe) -> Iterator[Edit]:
     for name in {**old.encoders, **new.encoders, **old.adapters, **new.adapters, "lm": None}:
         if name in exchanged:
             continue
-        for setting in ("in_", "pos"):
+        inner = name not in {**old.encoders, **new.encoders}  # inputs are told of themselves
+        for setting in ("in_", "pos") if inner else ("pos",):
             before, after = (
                 _flat(getattr(recipe.block(name), setting, None)) for recipe in (old, new)
             )

@@ -4,7 +4,7 @@ A setting's unit stands in its type (`Px`, `Tok`, `Steps`), and the model holds 
 that unit. A call such as `rope2d(theta: 1e4)` is a model too, told apart by its field `call`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -27,6 +27,7 @@ from .reading import (
     Problem,
     Ranged,
     Sides,
+    TextsOrNames,
     complain,
 )
 from .source import Span
@@ -71,7 +72,6 @@ class CallModel(Model):
             for name, value in given.items()
         ]
         return f"{type(self).model_fields['call'].default}({', '.join(arguments)})"
-
 
 
 def written(value: object) -> str:
@@ -381,11 +381,54 @@ class Rope2d(CallModel):
     theta: Positive
 
 
+class Dynamic(CallModel):
+    """Slower turns once a sequence is longer than `from`, the slower the longer it is.
+
+    The base grows by (factor * length / from - factor + 1) ^ (d / (d - 2)) in a head of width d.
+    """
+
+    call: Literal["dynamic"] = "dynamic"
+    factor: Positive
+    from_: Tok = Field(alias="from")
+
+
+class Ntk(CallModel):
+    """Slower turns for prompts longer than `from`, kept for all of the answer; never in training.
+
+    The base grows by alpha ^ (d / (d - 2)), where alpha is 2 ^ ceil(log2(length / from) + 1) - 1.
+    """
+
+    call: Literal["ntk"] = "ntk"
+    from_: Tok = Field(alias="from")
+
+
+class Su(CallModel):
+    """Each frequency is divided by its own factor, of `long` where a sequence is longer than `from`.
+
+    Cosines and sines are scaled by sqrt(1 + ln(to / from) / ln(from)), as in Phi-3.
+    """
+
+    call: Literal["su"] = "su"
+    short: Annotated[tuple[Positive, ...], Members()]
+    long: Annotated[tuple[Positive, ...], Members()]
+    from_: Tok = Field(alias="from")
+    to: Tok
+
+
 class Rope(CallModel):
     """Rotary positions along the text."""
 
     call: Literal["rope"] = "rope"
     theta: Positive
+    scaling: Annotated[Dynamic | Ntk | Su | None, Calls()] = None
+    """What becomes of the frequencies where sequences are longer than those of pre-training."""
+
+
+class LogN(CallModel):
+    """A query behind the first `from` tokens is multiplied by ln(place) / ln(from)."""
+
+    call: Literal["logn"] = "logn"
+    from_: Tok = Field(alias="from")
 
 
 class Mrope(CallModel):
@@ -729,6 +772,16 @@ class PixelShuffle(PartModel):
     factor: Count
 
 
+class Projection(PartModel):
+    """One linear layer for each token."""
+
+    type: Literal["Linear"] = "Linear"
+    in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
+    out: Count
+    bias: Flag = True
+    start: Annotated[Hf | None, Calls()] = None
+
+
 class MLP(PartModel):
     """Two linear layers for each token, behind a norm if there is one."""
 
@@ -769,6 +822,8 @@ class Decoder(PartModel):
     act: Act
     norm: Norm
     pos: Annotated[Mrope | Rope, Calls()]
+    query_scale: Annotated[LogN | None, Calls()] = None
+    """What queries are multiplied by, place by place; never in training."""
     qkv_bias: Flag = False
     tied: Flag = False
     context: Tok
@@ -805,7 +860,26 @@ class Decoder(PartModel):
                     fix=f"make the sections add up to {half}",
                 )
             )
+        if isinstance(self.pos, Rope) and isinstance(self.pos.scaling, Su):
+            self._factors(self.pos.scaling)
         return self
+
+    def _factors(self, scaling: Su) -> None:
+        half = self.head_dim // 2
+        for name, factors in (("short", scaling.short), ("long", scaling.long)):
+            if len(factors) == half:
+                continue
+            complain(
+                Problem(
+                    "S403",
+                    "the factors are not those of half a head",
+                    (
+                        (f"pos.scaling.{name}", f"{len(factors)} factors"),
+                        ("head_dim", f"half of this is {half}"),
+                    ),
+                    reason=f"each of the {half} frequencies of a head has its own factor",
+                )
+            )
 
 
 def uneven_heads(label: str, width: int, heads: int) -> Problem:
@@ -819,7 +893,7 @@ def uneven_heads(label: str, width: int, heads: int) -> Problem:
     )
 
 
-Encoder = ViT
+Encoder = ViT | SamViT
 Adapter = (
     MergeMLP
     | QFormer
@@ -832,7 +906,7 @@ Adapter = (
     | Scale
 )
 
-ENCODERS: Mapping[str, type[Encoder]] = {"ViT": ViT}
+ENCODERS: Mapping[str, type[Encoder]] = {"ViT": ViT, "SamViT": SamViT}
 ADAPTERS: Mapping[str, type[Adapter]] = {
     "MergeMLP": MergeMLP,
     "QFormer": QFormer,
@@ -871,6 +945,10 @@ class SentencePiece(CallModel):
     call: Literal["sentencepiece"] = "sentencepiece"
     positional: ClassVar[tuple[str, ...]] = ("path",)
     path: Quoted
+    legacy: Flag = True
+    """Whether a text begins, with a space that nobody wrote, behind every special token."""
+    strip: Flag = False
+    """Whether white space beside special tokens is dropped."""
 
 
 class SpecialToken(Model):
@@ -936,17 +1014,77 @@ class RuleItem(Model):
     arguments: tuple[str, ...]
 
 
+class CornersItem(Model):
+    """The coordinates of the box or quadrilateral that the parameter holds."""
+
+    item: Literal["corners"] = "corners"
+    parameter: str
+
+
 class LossItem(Model):
-    """What is supervised; the last special token inside ends an answer."""
+    """What is supervised; what stands behind the content inside ends an answer."""
 
     item: Literal["loss"] = "loss"
     items: tuple["LayoutItem", ...]
 
 
+class ApartItem(Model):
+    """What is tokenised on its own, whatever text stands beside it."""
+
+    item: Literal["apart"] = "apart"
+    items: tuple["LayoutItem", ...]
+
+
+class ChoiceItem(Model):
+    """One of several lines, the same for a whole batch."""
+
+    item: Literal["choice"] = "choice"
+    lines: tuple[tuple["LayoutItem", ...], ...]
+
+
 LayoutItem = Annotated[
-    TextItem | SpecialItem | SlotItem | RepeatItem | IndexItem | RuleItem | LossItem,
+    TextItem
+    | SpecialItem
+    | SlotItem
+    | RepeatItem
+    | IndexItem
+    | CornersItem
+    | RuleItem
+    | LossItem
+    | ApartItem
+    | ChoiceItem,
     Field(discriminator="item"),
 ]
+
+
+def has_content(loss: LossItem) -> bool:
+    """Whether a loss holds what a parameter does, and not fixed text alone."""
+    return any(isinstance(item, SlotItem | RuleItem) for item in items_within(loss.items))
+
+
+def end_of(loss: LossItem) -> TextItem | SpecialItem | None:
+    """What ends an answer: the first special token behind the content of a loss, else its text."""
+    behind: list[TextItem | SpecialItem] = []
+    for item in items_within(loss.items):
+        match item:
+            case SlotItem() | RuleItem():
+                behind = []
+            case TextItem() | SpecialItem():
+                behind.append(item)
+    specials = [item for item in behind if isinstance(item, SpecialItem)]
+    return next(iter(specials or behind), None)
+
+
+def items_within(items: Iterable[LayoutItem]) -> Iterator[LayoutItem]:
+    """The items, and all that stand inside them; rules that they use are not opened."""
+    for item in items:
+        yield item
+        match item:
+            case LossItem(items=inner) | ApartItem(items=inner):
+                yield from items_within(inner)
+            case ChoiceItem(lines=lines):
+                for line in lines:
+                    yield from items_within(line)
 
 
 class Rule(Model):
@@ -957,11 +1095,41 @@ class Rule(Model):
     items: tuple[LayoutItem, ...]
 
 
+class Caption(CallModel):
+    """Cleans a caption of the web as BLIP does: small letters, little punctuation, few words."""
+
+    call: Literal["caption"] = "caption"
+    words: Count = 50
+
+
+class Thousandths(CallModel):
+    """Whole thousandths of a picture's sides, from 0 to 999."""
+
+    call: Literal["thousandths"] = "thousandths"
+    back: Count = 1000
+    """What a thousandth is divided by on the way back to pixels."""
+    rounding: Annotated[Literal["down", "nearest"], Choice()] = "down"
+
+
 class Layout(Model):
     """The text around content, the places of features, and what is supervised, in one."""
 
     system: Quoted | None = None
     """Placed as a system message when a dialogue does not open with one."""
+    strip: Flag = False
+    """Whether white space at the ends of messages and answers is dropped."""
+    gap: Quoted | None = None
+    """Placed between a picture and what follows it in a message, unless white space does."""
+    answer: Annotated[Range | None, Ranged("tok")] = None
+    """How long an answer is learnt, its end included; the rest is cut off."""
+    clean: Annotated[Caption | None, Calls()] = None
+    """How what is learnt is cleaned."""
+    stop: Annotated[tuple[TextItem | SpecialItem, ...], TextsOrNames()] = ()
+    """What ends an answer besides what the loss ends in."""
+    coordinates: Annotated[Thousandths | None, Calls()] = None
+    """How boxes and quadrilaterals are written."""
+    kinds: Annotated[tuple[Name, ...], OneOrMore()] = ()
+    """The kinds of data that are written so; all where none is named."""
     rules: dict[str, Rule]
 
 

@@ -24,6 +24,16 @@ def test_the_stages_of_the_7b():
     assert handed == {"vision": 0, "joint": TOWER_AND_MERGER, "sft": LM}
 
 
+def test_rates_fall_from_layer_to_layer():
+    train = "joint.train = [decay(vit, 0.9, lr: 0.5), merger, lm]"
+    factors = plan(load_recipe("qwen2_vl_7b", amend=[train]))["joint"].coverage.factors
+    assert factors["vit.blocks.31.norm1.weight"] == pytest.approx(0.5 * 0.9)
+    assert factors["vit.blocks.0.attn.qkv.weight"] == pytest.approx(0.5 * 0.9**32)
+    assert factors["vit.patch_embed.weight"] == pytest.approx(0.5 * 0.9**33)
+    assert factors["lm.norm.weight"] == 1.0
+    assert len(set(factors.values())) == 34
+
+
 def test_the_plan_of_the_7b_as_data(golden):
     data = plan(load_recipe("qwen2_vl_7b")).to_json()
     golden.check("plan/qwen2_vl_7b.json", json.dumps(data, indent=2))

@@ -39,6 +39,11 @@ MISTAKES = {
     "F603_no_linear_layer": STAGE.format(
         "train = [lm, lora(merger.norm, rank: 2)] freeze = [vit, merger]"
     ),
+    "F603_not_decayed": STAGE.format(
+        "freeze = [vit, merger] optim = adamw(lr: 1, no_decay: lm.nrm)"
+    ),
+    "F612_decay": STAGE.format("train = [lm, decay(merger, 0.9)] freeze = vit"),
+    "F612_drop_path": STAGE.format("freeze = [vit, merger] drop_path = drop_path(lm, 0.1)"),
     "F607_no_picture": """
       add layout plain { text(t) -> loss(t im_end) }
       amend stage vision { layout = plain }

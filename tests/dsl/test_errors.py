@@ -118,6 +118,24 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "selector_unknown": ("F604", "amend stage first { freeze = [vti.blocks[0..1], lm] }"),
     "after_unknown": ("F605", "amend stage second { after = frist }"),
     "after_circle": ("F606", "amend stage first { after = second }"),
+    "warmed_up_twice": (
+        "F610",
+        "amend stage first { schedule = cosine(warmup: 2steps, warmup_ratio: 0.1) }",
+    ),
+    "stairs_apart": ("F610", "amend stage first { schedule = step(at: [0.9, 0.8], factors: [1]) }"),
+    "nothing_at_first": (
+        "V305",
+        "amend stage first { data = mix(chat: ramp(0, 1, over: 2steps)) }",
+    ),
+    "apart_unknown": ("F611", "amend stage first { apart = nothing }"),
+    "kind_without_layout": (
+        "F611",
+        "amend stage first { data = mix(a: 1, b: 1) layout = by(a: caption) }",
+    ),
+    "layout_of_kind_unknown": (
+        "L704",
+        "amend stage first { data = mix(a: 1) layout = by(a: captions) }",
+    ),
     "layout_unknown": ("L704", "amend mode tell { layout = captions }"),
     "layout_word": ("L701", "amend layout caption { pair(x, t) -> image(x) loss(t ned) }"),
     "layout_rule_as_word": ("L701", "amend layout caption { pair(x, t) -> image loss(t end) }"),

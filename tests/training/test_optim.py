@@ -41,6 +41,28 @@ def test_a_stop_in_tokens_falls_by_the_share_that_is_done():
     assert schedule.rate(5, done=0.55, warm=0.1) == pytest.approx(0.6)
 
 
+def test_a_fall_over_the_whole_stage_drops_as_the_warm_up_ends():
+    # MiniGPT-4's two stages: the rates that its own scheduler gives there.
+    first = Schedule("cosine", peak=1e-4, warmup=5000, start=1e-6, minimum=8e-5, whole=True)
+    rates = [first.rate(step, step / 20_000) for step in (0, 2500, 4999, 5000, 20_000)]
+    assert rates == pytest.approx([1e-6, 5.05e-5, 9.99802e-5, 9.70711e-5, 8e-5])
+    second = Schedule("cosine", peak=3e-5, warmup=200, start=1e-6, minimum=1e-5, whole=True)
+    assert second.rate(200, 0.2) == pytest.approx(2.80902e-5)
+
+
+def test_a_warm_up_by_ratio_ends_at_its_share_whatever_the_stop_counts():
+    schedule = Schedule("cosine", peak=1.0, ratio=0.1)
+    assert [schedule.rate(step, step / 100) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    assert schedule.rate(55, 0.55) == pytest.approx(0.5)
+    assert Schedule("constant", peak=1.0, ratio=0.1, start=0.5).rate(7, 0.05) == 0.75
+
+
+def test_stairs_stand_at_shares_of_the_stage():
+    schedule = Schedule("step", peak=2.0, warmup=10, stairs=((0.8, 0.316), (0.9, 0.1)))
+    rates = [schedule.rate(step, step / 100, 0.1) for step in (9, 79, 80, 89, 90, 99)]
+    assert rates == pytest.approx([2.0, 2.0, 0.632, 0.632, 0.2, 0.2])
+
+
 def test_constant_stays():
     assert Schedule("constant", peak=0.3, warmup=0).rate(1000, 0.999) == 0.3
 
@@ -48,6 +70,8 @@ def test_constant_stays():
 def test_biases_norms_and_class_tokens_do_not_decay():
     tensors = [torch.zeros(4, 3), torch.zeros(4), torch.zeros(1, 1, 8), torch.zeros(2, 3, 4, 4)]
     assert [decays(tensor) for tensor in tensors] == [True, False, False, True]
+    assert [decays(tensor, "ndim") for tensor in tensors] == [True, False, True, True]
+    assert all(decays(tensor, "all") for tensor in tensors)
 
 
 def test_only_matrices_shrink_without_a_gradient():
@@ -56,6 +80,14 @@ def test_only_matrices_shrink_without_a_gradient():
     assert torch.allclose(moved["fc.weight"], before["fc.weight"] * (1 - 0.5 * 0.1))
     assert torch.equal(moved["fc.bias"], before["fc.bias"])
     assert torch.equal(moved["norm.weight"], before["norm.weight"])
+
+
+def test_all_may_shrink_but_what_is_spared():
+    before, moved = weights(), weights()
+    optimizer = Optimizer(moved, decay="all", spared={"fc.weight"}, **ADAMW)
+    optimizer.step({n: torch.zeros_like(w) for n, w in moved.items()}, 0.5)
+    assert torch.allclose(moved["norm.weight"], before["norm.weight"] * (1 - 0.5 * 0.1))
+    assert torch.equal(moved["fc.weight"], before["fc.weight"])
 
 
 def test_a_factor_scales_the_rate_of_its_weights():
