@@ -10,21 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ..dsl.recipe import (
+    MLP,
     Decoder,
     Learned,
     MergeMLP,
+    PixelShuffle,
+    Projection,
     QFormer,
     Recipe,
     RegionWords,
     Resampler,
+    SamNeck,
+    SamViT,
     Selector,
+    SplitMLP,
     ViT,
 )
 from . import ops
 from .graph import Graph, Node
 from .passes.add_losses import MatchRegions, NextToken, Objective
 from .types import Size, TensorType
-from .yields import PATCHES, Yield, dense, squares, view, yielded
+from .yields import PATCHES, Yield, dense, squares, together, view, yielded
 
 CHANNELS = 3
 """Red, green and blue."""
@@ -132,9 +138,16 @@ class Builder:
             taken.add(at)
         return () if taken <= {depth - 1} else tuple(sorted(taken))
 
-    def tapped(self, name: str, medium: str, nodes: Mapping[int, str]) -> None:
-        """Remembers which node holds what a block of a tower yields."""
+    def tapped(self, name: str, medium: str, blocks: str, taps: tuple[int, ...]) -> str:
+        """Adds a node for what each tapped block of a tower yields; gives the last of all."""
+        if not taps:
+            return blocks
+        nodes = {
+            block: self.once(f"{blocks}.{block}.out", ops.Tap(index), blocks)
+            for index, block in enumerate(taps)
+        }
         self._taps[name, medium] = nodes
+        return nodes[taps[-1]]
 
     def once(self, name: str, op: ops.Operation, *inputs: str) -> str:
         """Adds a node that owns nothing, unless it is there."""
@@ -212,17 +225,39 @@ def vision_tower(builder: Builder, name: str, part: ViT, medium: str) -> str:
         taps=taps,
     )
     last = builder.call(f"{name}.blocks", blocks, hidden, *tables, medium=medium)
-    if taps:
-        nodes = {
-            block: builder.once(f"{last}.{block}.out", ops.Tap(index), last)
-            for index, block in enumerate(taps)
-        }
-        builder.tapped(name, medium, nodes)
-        last = nodes[taps[-1]]
+    last = builder.tapped(name, medium, last, taps)
     if part.final_norm and (not taps or taps[-1] == part.depth - 1):
         norm = ops.Norm(part.final_norm.call, part.width, part.final_norm.eps)
         last = builder.call(f"{name}.norm", norm, last, medium=medium)
     return last
+
+
+def sam_tower(builder: Builder, name: str, part: SamViT, medium: str) -> str:
+    """The patches of pictures of one size -> a row for each patch of their maps."""
+    shown, grid = view(builder.recipe, medium, name), grid_of(builder, name, medium)
+    embed = ops.PatchEmbed(part.width, CHANNELS, 1, part.patch, part.patch_bias)
+    sizes = (f"{medium}.pictures", grid[0] * grid[1], embed.row)
+    patches = builder.feed(f"{shown.name}.patches", TensorType(sizes, "f32"), medium=medium)
+    hidden = builder.call(f"{name}.patch_embed", embed, patches, medium=medium)
+    positions = ops.MapPositions(part.width, grid)
+    hidden = builder.call(f"{name}.positions", positions, hidden, medium=medium)
+    taps = builder.taps(name)
+    blocks = ops.SamBlocks(
+        taps[-1] + 1 if taps else part.depth,
+        part.width,
+        part.heads,
+        part.ffn,
+        part.act,
+        part.norm.call,
+        part.norm.eps,
+        part.qkv_bias,
+        grid,
+        part.window,
+        part.global_,
+        taps,
+    )
+    last = builder.call(f"{name}.blocks", blocks, hidden, medium=medium)
+    return builder.tapped(name, medium, last, taps)
 
 
 def grid_of(builder: Builder, name: str, medium: str) -> tuple[int, int]:
@@ -288,11 +323,72 @@ def resampler(builder: Builder, name: str, part: Resampler, medium: str) -> str:
     return builder.call(name, op, builder.source(source, medium), medium=medium)
 
 
+def sam_neck(builder: Builder, name: str, part: SamNeck, medium: str) -> str:
+    """The maps of a tower -> a row for each cell of a coarser grid."""
+    grid = squares(builder.recipe, name, part.in_[0], medium)
+    given = together(builder.recipe, name, part.in_, medium)
+    op = ops.SamNeck(
+        len(given),
+        given[0].width,
+        grid,
+        part.width,
+        part.norm.call,
+        part.norm.eps,
+        (part.grid.rows, part.grid.columns),
+        part.strided,
+        part.gate,
+    )
+    maps = [builder.source(source, medium) for source in part.in_]
+    return builder.call(name, op, *maps, medium=medium)
+
+
+def pixel_shuffle(builder: Builder, name: str, part: PixelShuffle, medium: str) -> str:
+    """A row for each patch -> a wider row for each square of patches."""
+    (source,) = part.in_
+    op = ops.PixelShuffle(squares(builder.recipe, name, source, medium), part.factor)
+    return builder.call(name, op, builder.source(source, medium), medium=medium)
+
+
+def project(builder: Builder, name: str, part: Projection, medium: str) -> str:
+    """Rows -> rows of another width."""
+    (source,) = part.in_
+    op = ops.Linear(builder.yields(source, medium).width, part.out, part.bias)
+    return builder.call(name, op, builder.source(source, medium), medium=medium)
+
+
+def mlp(builder: Builder, name: str, part: MLP, medium: str) -> str:
+    """Rows -> rows of another width."""
+    (source,) = part.in_
+    op = ops.MLP(
+        builder.yields(source, medium).width,
+        part.hidden,
+        part.out,
+        part.act,
+        part.norm.call if part.norm else None,
+        part.norm.eps if part.norm else 0.0,
+    )
+    return builder.call(name, op, builder.source(source, medium), medium=medium)
+
+
+def split_mlp(builder: Builder, name: str, part: SplitMLP, medium: str) -> str:
+    """Rows of several sources -> one row for each place."""
+    given = together(builder.recipe, name, part.in_, medium)
+    op = ops.SplitMLP(tuple(below.width for below in given), part.each, part.out, part.act)
+    sources = [builder.source(source, medium) for source in part.in_]
+    return builder.call(name, op, *sources, medium=medium)
+
+
 PARTS: Mapping[type, Callable[..., str]] = {
     ViT: vision_tower,
+    SamViT: sam_tower,
     MergeMLP: merge,
     QFormer: qformer,
     Resampler: resampler,
+    SamNeck: sam_neck,
+    PixelShuffle: pixel_shuffle,
+    Projection: project,
+    MLP: mlp,
+    SplitMLP: split_mlp,
 }
 """How each type of encoder and adapter is built: it gives the last of the nodes that it adds."""
 
@@ -320,6 +416,7 @@ def decoder(builder: Builder, part: Decoder, features: list[str]) -> str:
         part.norm.call,
         part.norm.eps,
         part.qkv_bias,
+        scaled_queries=part.query_scale is not None,
     )
     hidden = builder.call("lm.blocks", blocks, hidden, cos, sin, segment_id)
     hidden = builder.call("lm.norm", ops.Norm(part.norm.call, part.width, part.norm.eps), hidden)

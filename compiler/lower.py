@@ -19,8 +19,11 @@ from torch.nn import functional
 
 from ..blocks.adapter.attention_pool import AttentionPool
 from ..blocks.adapter.merge import MergeMLP, windows
+from ..blocks.adapter.mlp import MLP, SplitMLP
+from ..blocks.adapter.pixel_shuffle import pixel_shuffle
 from ..blocks.adapter.qformer import QFormer
 from ..blocks.adapter.resampler import Resampler, sines
+from ..blocks.adapter.sam_neck import SamNeck
 from ..blocks.contrast import Scale, contrastive, hard_negatives, similarities, unit_sum
 from ..blocks.language.attention import cache_mask, segment_mask
 from ..blocks.language.decoder import DecoderBlocks, Embed
@@ -31,7 +34,8 @@ from ..blocks.norms import NORMS
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
-from ..blocks.vision.positions import Positions
+from ..blocks.vision.positions import MapPositions, Positions
+from ..blocks.vision.sam import SamBlocks
 from ..dsl.recipe import Lora
 from . import ops
 from .graph import Graph, Program
@@ -66,6 +70,27 @@ def _vision_blocks(op: ops.VisionBlocks) -> nn.Module:
         layer_scale=op.layer_scale is not None,
         taps=op.taps,
     )
+
+
+def _sam_blocks(op: ops.SamBlocks) -> nn.Module:
+    return SamBlocks(
+        op.depth,
+        op.width,
+        op.heads,
+        op.ffn,
+        op.act,
+        op.norm,
+        op.eps,
+        qkv_bias=op.qkv_bias,
+        grid=op.grid,
+        window=op.window,
+        attend_all=op.attend_all,
+        taps=op.taps,
+    )
+
+
+def _sam_neck(op: ops.SamNeck) -> nn.Module:
+    return SamNeck(op.maps, op.into, op.from_grid, op.width, op.norm, op.eps, op.grid, op.strided)
 
 
 def _merge_mlp(op: ops.MergeMLP) -> nn.Module:
@@ -116,9 +141,9 @@ def _run_decoder(
 ) -> Tensor:
     if not op.cached:
         return block(x_BTW, cos_BTD, sin_BTD, segment_mask(*rest))
-    slot_BT, first_B, caches = rest
+    slot_BT, first_B, caches, *scale_BT = rest
     mask_BTS = cache_mask(slot_BT, first_B, caches[0][0].shape[2])
-    return block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches, slot_BT[:, 0])
+    return block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches, slot_BT[:, 0], *scale_BT)
 
 
 def _take_last(
@@ -168,7 +193,11 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
             make=lambda op: Positions(op.width, op.table, op.grid, op.class_token),
             run=lambda op, block, x: block(x),
         ),
+        ops.MapPositions: Row(
+            make=lambda op: MapPositions(op.width, op.grid), run=lambda op, block, x: block(x)
+        ),
         ops.VisionBlocks: Row(make=_vision_blocks, run=lambda op, block, *values: block(*values)),
+        ops.SamBlocks: Row(make=_sam_blocks, run=lambda op, block, x: block(x)),
         ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
         ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
         ops.Rows: Row(run=lambda op, block, x: x.flatten(0, 1)),
@@ -176,10 +205,6 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.MergeMLP: Row(make=_merge_mlp, run=lambda op, block, x: block(x)),
         ops.QFormer: Row(make=_qformer, run=lambda op, block, x: block(x)),
         ops.Resampler: Row(make=_resampler, run=lambda op, block, x: block(x)),
-        ops.Linear: Row(
-            make=lambda op: nn.Linear(op.into, op.out, bias=op.bias),
-            run=lambda op, block, x: block(x),
-        ),
         ops.AttentionPool: Row(
             make=lambda op: AttentionPool(op.width, op.heads, op.out, op.norm, op.eps),
             run=lambda op, block, x: block(x),
@@ -199,6 +224,20 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
             run=lambda op, block, *values: contrastive(*values, smoothing=op.smoothing)
         ),
         ops.HardNegatives: Row(run=_hard_negatives),
+        ops.SamNeck: Row(make=_sam_neck, run=lambda op, block, *maps: block(*maps)),
+        ops.PixelShuffle: Row(run=lambda op, block, x: pixel_shuffle(x, op.grid, op.factor)),
+        ops.Linear: Row(
+            make=lambda op: nn.Linear(op.width, op.out, bias=op.bias),
+            run=lambda op, block, x: block(x),
+        ),
+        ops.MLP: Row(
+            make=lambda op: MLP(op.width, op.hidden, op.out, op.act, op.norm, op.eps),
+            run=lambda op, block, x: block(x),
+        ),
+        ops.SplitMLP: Row(
+            make=lambda op: SplitMLP(op.widths, op.each, op.out, op.act),
+            run=lambda op, block, *sources: block(*sources),
+        ),
         ops.Embed: Row(
             make=lambda op: Embed(op.vocab, op.width), run=lambda op, block, ids: block(ids)
         ),

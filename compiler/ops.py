@@ -141,6 +141,13 @@ def _wants(port: int, inputs: tuple[TensorType, ...], *sizes: Size | str | None)
         raise MisfitError(port, f"[{shown}]", f"[{', '.join(map(str, given))}]")
 
 
+def _widened(inputs: tuple[TensorType, ...], width: int, out: int) -> TensorType:
+    """The input with `out` in place of its innermost size; MisfitError unless that is `width`."""
+    if inputs[0].width != width:
+        raise MisfitError(0, f"{width} wide", inputs[0].width)
+    return TensorType((*inputs[0].sizes[:-1], out))
+
+
 @dataclass(frozen=True, slots=True)
 class Input(Plain):
     """What the host feeds under the node's name.
@@ -305,6 +312,70 @@ class VisionBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class MapPositions:
+    """Adds a learned vector to each cell of a map of patches."""
+
+    name: ClassVar[str] = "map_positions"
+    width: int
+    grid: tuple[int, int]
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, P, width]) -> as x."""
+        _wants(0, inputs, None, self.grid[0] * self.grid[1], self.width)
+        return inputs[0]
+
+    def parameters(self) -> Parameters:
+        """The vectors, by row and column."""
+        return {"table": Param((1, *self.grid, self.width), TABLE)}
+
+
+@dataclass(frozen=True, slots=True)
+class SamBlocks:
+    """Transformer blocks over maps of patches: inside windows, or (`attend_all`) all of a map.
+
+    How far off a key is, in rows and in columns, counts in each score. `taps` are as for
+    `VisionBlocks`.
+    """
+
+    name: ClassVar[str] = "sam_blocks"
+    depth: int
+    width: int
+    heads: int
+    ffn: int
+    act: Activation
+    norm: NormKind
+    eps: float
+    qkv_bias: bool
+    grid: tuple[int, int]
+    window: int
+    attend_all: tuple[int, ...]
+    taps: tuple[int, ...] = ()
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, P, width]) -> as x, or [taps, M, P, width]."""
+        _wants(0, inputs, None, self.grid[0] * self.grid[1], self.width)
+        return TensorType((len(self.taps), *inputs[0].sizes)) if self.taps else inputs[0]
+
+    def parameters(self) -> Parameters:
+        """As `VisionBlocks`, and a row for each distance in height and in width."""
+        block = (
+            norm("norm1", self.norm, self.width)
+            | linear("attn.qkv", 3 * self.width, self.width, bias=self.qkv_bias)
+            | linear("attn.proj", self.width, self.width, bias=True)
+            | norm("norm2", self.norm, self.width)
+            | linear("mlp.fc1", self.ffn, self.width, bias=True)
+            | linear("mlp.fc2", self.width, self.ffn, bias=True)
+        )
+        found = numbered(self.depth, block)
+        for index in range(self.depth):
+            sides = self.grid if index in self.attend_all else (self.window, self.window)
+            for which, side in zip("hw", sides, strict=True):
+                table = Param((2 * side - 1, self.width // self.heads), TABLE)
+                found[f"{index}.attn.rel_pos_{which}"] = table
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Tap(Plain):
     """One of the values that blocks with taps yield."""
 
@@ -460,29 +531,6 @@ class Resampler:
             | norm("norm", self.norm, self.width)
             | linear("proj", self.out, self.width, bias=False)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A linear layer over the innermost size."""
-
-    name: ClassVar[str] = "linear"
-    out: int
-    into: int
-    bias: bool
-
-    def result(self, *inputs: TensorType) -> TensorType:
-        """(x [..., into]) -> [..., out]."""
-        if inputs[0].width != self.into:
-            raise MisfitError(0, f"{self.into} wide", inputs[0].width)
-        return TensorType((*inputs[0].sizes[:-1], self.out))
-
-    def parameters(self) -> Parameters:
-        """The matrix, and a bias if it has one."""
-        return {
-            name.removeprefix("."): param
-            for name, param in linear("", self.out, self.into, bias=self.bias).items()
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -731,6 +779,142 @@ class HardNegatives(Plain):
 
 
 @dataclass(frozen=True, slots=True)
+class SamNeck:
+    """Maps, each through a neck of its own, brought to one grid and through strided convolutions.
+
+    The first map counts in full, each other by a factor of `gate`, which starts at `start`.
+    """
+
+    name: ClassVar[str] = "sam_neck"
+    maps: int
+    into: int
+    from_grid: tuple[int, int]
+    width: int
+    norm: NormKind
+    eps: float
+    grid: tuple[int, int]
+    strided: tuple[int, ...]
+    start: float
+
+    @property
+    def out_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens: each convolution halves the sides, rounded up."""
+        rows, columns = self.grid
+        for _ in self.strided:
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        return rows, columns
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(maps [M, P, into], ...) -> [M, tokens, the last of strided]."""
+        for port in range(self.maps):
+            _wants(
+                port, inputs, inputs[0].sizes[0], self.from_grid[0] * self.from_grid[1], self.into
+            )
+        rows, columns = self.out_grid
+        return TensorType((inputs[0].sizes[0], rows * columns, self.strided[-1]))
+
+    def parameters(self) -> Parameters:
+        """Of each neck two convolutions and their norms, then the strided ones, and the gate."""
+        neck = (
+            {"conv1.weight": Param((self.width, self.into, 1, 1))}
+            | norm("norm1", self.norm, self.width)
+            | {"conv2.weight": Param((self.width, self.width, 3, 3))}
+            | norm("norm2", self.norm, self.width)
+        )
+        own = {f"necks.{name}": param for name, param in numbered(self.maps, neck).items()}
+        for index, (out, into) in enumerate(
+            zip(self.strided, (self.width, *self.strided), strict=False)
+        ):
+            own[f"strided.{index}.weight"] = Param((out, into, 3, 3))
+        gate = Param((self.maps - 1,), Init("constant", self.start))
+        return own | ({"gate": gate} if self.maps > 1 else {})
+
+
+@dataclass(frozen=True, slots=True)
+class PixelShuffle(Plain):
+    """Joins each square of `factor` by `factor` patches of a `grid` into one token, row by row."""
+
+    name: ClassVar[str] = "pixel_shuffle"
+    grid: tuple[int, int]
+    factor: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M, P, W]) -> [M, P / factor**2, factor**2 * W]."""
+        patches, area = self.grid[0] * self.grid[1], self.factor**2
+        _wants(0, inputs, None, patches, None)
+        pictures, _, width = inputs[0].sizes
+        return TensorType((pictures, patches // area, multiply(area, width)))
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer over the innermost size."""
+
+    name: ClassVar[str] = "linear"
+    width: int
+    out: int
+    bias: bool
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [..., width]) -> [..., out]."""
+        return _widened(inputs, self.width, self.out)
+
+    def parameters(self) -> Parameters:
+        """The matrix, and the bias if there is one."""
+        bias = {"bias": Param((self.out,), ZEROS)} if self.bias else {}
+        return {"weight": Param((self.out, self.width))} | bias
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """Two linear layers round an activation over the innermost size, perhaps behind a norm."""
+
+    name: ClassVar[str] = "mlp"
+    width: int
+    hidden: int
+    out: int
+    act: Activation
+    norm: NormKind | None = None
+    eps: float = 0.0
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [..., width]) -> [..., out]."""
+        return _widened(inputs, self.width, self.out)
+
+    def parameters(self) -> Parameters:
+        """The norm, if there is one, and both layers."""
+        return (
+            (norm("norm", self.norm, self.width) if self.norm else {})
+            | linear("fc1", self.hidden, self.width, bias=True)
+            | linear("fc2", self.out, self.hidden, bias=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitMLP:
+    """Joins several sources row by row: a linear layer each, then an activation and one for all."""
+
+    name: ClassVar[str] = "split_mlp"
+    widths: tuple[int, ...]
+    each: int
+    out: int
+    act: Activation
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([..., W1], [..., W2], ...) -> [..., out]."""
+        for port, width in enumerate(self.widths):
+            _wants(port, inputs, *inputs[0].sizes[:-1], width)
+        return _widened(inputs, self.widths[0], self.out)
+
+    def parameters(self) -> Parameters:
+        """A layer for each source, and the one for all."""
+        own = Parameters()
+        for index, width in enumerate(self.widths):
+            own |= linear(f"up.{index}", self.each, width, bias=True)
+        return own | linear("fc2", self.out, self.each * len(self.widths), bias=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Embed:
     """A row of a table for each id."""
 
@@ -780,6 +964,7 @@ class DecoderBlocks:
 
     Not `cached`: a query sees what stands before it in its own segment (0 is padding). `cached`:
     new keys and values go into their slots, and a query sees the slots from `first` to its own.
+    There `scaled_queries` are multiplied by a number for each place.
     """
 
     name: ClassVar[str] = "decoder_blocks"
@@ -794,10 +979,12 @@ class DecoderBlocks:
     eps: float
     qkv_bias: bool
     cached: bool = False
+    scaled_queries: bool = False
 
     def result(self, *inputs: TensorType) -> TensorType:
         """(x [B, T, width], cos, sin [B, T, head_dim], and then
-        not cached: segment_id [B, T]; cached: slot [B, T], first [B], cache) -> as x."""
+        not cached: segment_id [B, T]; cached: slot [B, T], first [B], cache,
+        and where they are scaled: query_scale [B, T]) -> as x."""
         _wants(0, inputs, None, None, self.width)
         batch, length, _ = inputs[0].sizes
         for port in (1, 2):
@@ -806,6 +993,8 @@ class DecoderBlocks:
         if self.cached:
             _wants(4, inputs, batch)
             _wants(5, inputs, self.depth, 2, batch, self.kv_heads, None, self.head_dim)
+            if self.scaled_queries:
+                _wants(6, inputs, batch, length)
         return inputs[0]
 
     def parameters(self) -> Parameters:
@@ -954,7 +1143,9 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Cache,
         PatchEmbed,
         Positions,
+        MapPositions,
         VisionBlocks,
+        SamBlocks,
         Tap,
         DropClassToken,
         Rows,
@@ -962,7 +1153,6 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         MergeMLP,
         QFormer,
         Resampler,
-        Linear,
         AttentionPool,
         Queries,
         QueryBlocks,
@@ -973,6 +1163,11 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Similarities,
         Contrast,
         HardNegatives,
+        SamNeck,
+        PixelShuffle,
+        Linear,
+        MLP,
+        SplitMLP,
         Embed,
         Concat,
         Splice,

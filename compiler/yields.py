@@ -11,7 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..dsl.diagnostics import Diagnostic, Fix, RecipeError
-from ..dsl.recipe import MergeMLP, QFormer, Recipe, Resampler, Resized, Selector, ViT
+from ..dsl.recipe import (
+    MLP,
+    MergeMLP,
+    PixelShuffle,
+    Projection,
+    QFormer,
+    Recipe,
+    Resampler,
+    Resized,
+    SamNeck,
+    SamViT,
+    Selector,
+    SplitMLP,
+    ViT,
+)
 from .places import labels
 
 
@@ -96,14 +110,45 @@ def _vision_tower(recipe: Recipe, name: str, part: ViT, medium: str) -> Yield:
     return Yield(part.width, grid[0] * grid[1] + part.class_token, grid, (1, 1), part.class_token)
 
 
+def _sam_tower(recipe: Recipe, name: str, part: SamViT, medium: str) -> Yield:
+    shown = view(recipe, medium, name)
+    if shown.side is None:
+        raise RecipeError([_varies(recipe, name, medium)])
+    side = shown.side // part.patch
+    return Yield(part.width, side * side, (side, side))
+
+
 def _merge(recipe: Recipe, name: str, part: MergeMLP, medium: str) -> Yield:
     below = yielded(recipe, part.in_[0], medium)
     window = part.window.rows, part.window.columns
     if below.is_packed:
         return Yield(part.out, window=window)
-    rows, columns = squares(recipe, name, part.in_[0], medium)
-    grid = rows // window[0], columns // window[1]
+    grid = _folded(recipe, f"{name}.window", part.in_[0], medium, window)
     return Yield(part.out, grid[0] * grid[1], grid)
+
+
+def _sam_neck(recipe: Recipe, name: str, part: SamNeck, medium: str) -> Yield:
+    together(recipe, name, part.in_, medium)
+    squares(recipe, name, part.in_[0], medium)
+    rows, columns = part.grid.rows, part.grid.columns
+    for _ in part.strided:
+        rows, columns = -(-rows // 2), -(-columns // 2)
+    return Yield(part.strided[-1], rows * columns, (rows, columns))
+
+
+def _pixel_shuffle(recipe: Recipe, name: str, part: PixelShuffle, medium: str) -> Yield:
+    below = yielded(recipe, part.in_[0], medium)
+    window = part.factor, part.factor
+    grid = _folded(recipe, f"{name}.factor", part.in_[0], medium, window)
+    return Yield(part.factor**2 * below.width, grid[0] * grid[1], grid)
+
+
+def _each(recipe: Recipe, name: str, part: Projection | MLP, medium: str) -> Yield:
+    return replace(yielded(recipe, part.in_[0], medium), width=part.out)
+
+
+def _split_mlp(recipe: Recipe, name: str, part: SplitMLP, medium: str) -> Yield:
+    return replace(together(recipe, name, part.in_, medium)[0], width=part.out)
 
 
 def _qformer(recipe: Recipe, name: str, part: QFormer, medium: str) -> Yield:
@@ -118,9 +163,15 @@ def _resampler(recipe: Recipe, name: str, part: Resampler, medium: str) -> Yield
 
 YIELDS: Mapping[type, Callable[..., Yield]] = {
     ViT: _vision_tower,
+    SamViT: _sam_tower,
     MergeMLP: _merge,
     QFormer: _qformer,
     Resampler: _resampler,
+    SamNeck: _sam_neck,
+    PixelShuffle: _pixel_shuffle,
+    Projection: _each,
+    MLP: _each,
+    SplitMLP: _split_mlp,
 }
 """For each type of part, what it yields: of the recipe, its name, itself and the input."""
 
@@ -142,6 +193,59 @@ def squares(recipe: Recipe, name: str, source: Selector, medium: str) -> tuple[i
             ]
         )
     return below.grid
+
+
+def _folded(
+    recipe: Recipe, setting: str, source: Selector, medium: str, window: tuple[int, int]
+) -> tuple[int, int]:
+    """The grid of windows that dense patches fall into; RecipeError where some are left over."""
+    name = setting.partition(".")[0]
+    grid = squares(recipe, name, source, medium)
+    if grid[0] % window[0] or grid[1] % window[1]:
+        raise RecipeError(
+            [
+                Diagnostic(
+                    "S413",
+                    f"the patches of `{source.part}` do not fall into whole windows",
+                    labels(
+                        recipe,
+                        (setting, f"windows of {window[0]} x {window[1]}"),
+                        (source.part, f"yields {grid[0]} x {grid[1]} patches of `{medium}`"),
+                    ),
+                    fix=Fix("take windows whose sides divide those of the grid"),
+                )
+            ]
+        )
+    return grid[0] // window[0], grid[1] // window[1]
+
+
+def together(recipe: Recipe, name: str, sources: tuple[Selector, ...], medium: str) -> list[Yield]:
+    """What sources that are joined place by place yield; RecipeError unless these are as many."""
+    found = [yielded(recipe, source, medium) for source in sources]
+    for source, below in zip(sources, found, strict=True):
+        if (below.tokens, below.window) != (found[0].tokens, found[0].window):
+            raise RecipeError(
+                [
+                    Diagnostic(
+                        "S414",
+                        f"`{name}` joins sources that differ in their tokens",
+                        labels(
+                            recipe,
+                            (f"{name}.in", f"`{source}` yields {_counted(below)}"),
+                            (sources[0].part, f"`{sources[0]}` yields {_counted(found[0])}"),
+                        ),
+                        "tokens are joined place by place, so all sources have one for each place",
+                        Fix("bring both to one grid"),
+                    )
+                ]
+            )
+    return found
+
+
+def _counted(found: Yield) -> str:
+    if found.tokens is None:
+        return f"one for each {found.window[0]} x {found.window[1]} patches"
+    return f"{found.tokens} for a picture"
 
 
 def dense(recipe: Recipe, name: str, source: Selector, medium: str) -> Yield:

@@ -55,6 +55,8 @@ CODES: dict[str, str] = {
     "S410": "nothing says how pixels are scaled",
     "S411": "a learned table of positions has another grid than the pictures",
     "S412": "a part has no such output to take",
+    "S413": "patches that do not fall into whole windows",
+    "S414": "sources that are joined place by place differ in their tokens",
     # T5: tokens
     "T501": "a special token outside the vocabulary",
     "T502": "two special tokens on one id",
@@ -85,6 +87,9 @@ CODES: dict[str, str] = {
     "L707": "a loss on the places of features",
     "L708": "a rule that uses itself",
     "L709": "a loss inside a loss",
+    "L710": "a loss inside a part that is tokenised or chosen as one",
+    "L711": "places of features of a part that the language model does not take",
+    "L712": "coordinates without a rule for them",
     # W8: weights
     "W801": "a tensor that no rule places",
     "W802": "a parameter that two rules claim",

@@ -1,21 +1,17 @@
 """Pixel shuffle: fewer visual tokens, each of them wider.
 
-Shape suffixes: M pictures, P patches, W their width, R rows and C columns of windows, F the side of
-a window, S windows.
+Shape suffixes: M pictures, P patches, W their width, S squares of patches, V the width of all
+patches of a square.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from .merge import windows
 
 
-class PixelShuffle(nn.Module):
-    """Joins each window of `factor` by `factor` patches, row by row, into one token."""
+def pixel_shuffle(x_MPW: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    """Joins each square of `factor` by `factor` patches into one token, [M, S, V].
 
-    def __init__(self, grid: tuple[int, int], factor: int) -> None:
-        super().__init__()
-        self.grid, self.factor = grid, factor
-
-    def forward(self, x_MPW: Tensor) -> Tensor:
-        """From [M, P, W] to [M, S, F * F * W]; the windows go row by row too."""
-        rows, columns = (side // self.factor for side in self.grid)
-        x_MRFCFW = x_MPW.unflatten(1, (rows, self.factor, columns, self.factor))
-        return x_MRFCFW.transpose(2, 3).flatten(3).flatten(1, 2)
+    Squares, and the patches inside one, go row by row (the second version of InternVL's).
+    """
+    return windows(x_MPW, grid, (factor, factor)).unflatten(1, (-1, factor**2)).flatten(2)

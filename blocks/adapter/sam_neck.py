@@ -1,7 +1,7 @@
 """From the maps of a SAM tower to tokens on a coarser grid, as in DeepSeek-VL.
 
-Shape suffixes: M pictures, R rows and C columns of a map, W width of the tower, K channels,
-T tokens, D width of the tokens.
+Shape suffixes: M pictures, R rows and C columns of a map, P its patches, row by row, W width of
+the tower, K channels, T tokens, D width of the tokens.
 """
 
 import torch
@@ -38,6 +38,7 @@ class SamNeck(nn.Module):
         self,
         maps: int,
         width: int,
+        from_grid: tuple[int, int],
         channels: int,
         norm: str,
         eps: float,
@@ -45,7 +46,7 @@ class SamNeck(nn.Module):
         strided: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.grid = grid
+        self.from_grid, self.grid = from_grid, grid
         self.necks = nn.ModuleList(Neck(width, channels, norm, eps) for _ in range(maps))
         sizes = (channels, *strided)
         self.strided = nn.ModuleList(
@@ -54,12 +55,12 @@ class SamNeck(nn.Module):
         )
         self.gate = nn.Parameter(torch.zeros(maps - 1)) if maps > 1 else None
 
-    def forward(self, *maps_MRCW: Tensor) -> Tensor:
-        """From maps [M, R, C, W] to [M, T, D], row by row."""
-        first, *others = (
-            self._coarser(neck(map_MRCW))
-            for neck, map_MRCW in zip(self.necks, maps_MRCW, strict=True)
-        )
+    def forward(self, *maps_MPW: Tensor) -> Tensor:
+        """From maps [M, P, W] to [M, T, D], row by row."""
+        first, *others = [
+            self._coarser(neck(map_MPW.unflatten(1, self.from_grid)))
+            for neck, map_MPW in zip(self.necks, maps_MPW, strict=True)
+        ]
         if self.gate is not None:
             for factor, other in zip(self.gate, others, strict=True):
                 first = first + other * factor

@@ -1,7 +1,7 @@
 """Learned positions: a row of a table for each patch of a picture.
 
-Shape suffixes: M pictures, P patches, T tokens (the class token and the patches), W width,
-R rows and C columns of the grid of patches.
+Shape suffixes: M pictures, P patches, T tokens (the class token and the patches), W width, R rows
+and C columns of the grid of patches.
 """
 
 import torch
@@ -34,16 +34,15 @@ class Positions(nn.Module):
 
 
 class MapPositions(nn.Module):
-    """Lays the patches of a picture out as a map and adds a learned vector to each cell."""
+    """Adds a learned vector to each cell of a map of patches, which are given row by row."""
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.grid = grid
         self.table = nn.Parameter(torch.zeros(1, *grid, width))
 
     def forward(self, x_MPW: Tensor) -> Tensor:
-        """From [M, P, W] to [M, R, C, W]."""
-        return x_MPW.unflatten(1, self.grid) + self.table
+        """From [M, P, W] to [M, P, W]."""
+        return x_MPW + self.table.flatten(1, 2)
 
 
 def resized(table_1TW: Tensor, sizes: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,8 @@
 """The blocks of SAM's image encoder (Kirillov et al., 2023): most attend inside windows of a map.
 
-Shape suffixes: M maps (or windows of maps), R rows and C columns of a map, W width, T cells of a
-map, H heads, D head width, L length of a side, G windows along a side.
+Shape suffixes: M maps (or windows of maps), R rows and C columns of a map, P its patches, row by
+row, W width, T cells that attend to each other, H heads, D head width, L length of a side,
+G windows along a side.
 """
 
 import torch
@@ -61,17 +62,18 @@ class SamBlock(nn.Module):
         window: int | None,
     ) -> None:
         super().__init__()
-        self.window = window
+        self.grid, self.window = grid, window
         self.norm1 = NORMS[norm](width, eps)
         self.attn = MapAttention(width, heads, (window, window) if window else grid, qkv_bias)
         self.norm2 = NORMS[norm](width, eps)
         self.mlp = FeedForward(width, ffn, act)
         self.checkpoint = False
 
-    def forward(self, x_MRCW: Tensor) -> Tensor:
-        """From [M, R, C, W] to [M, R, C, W]."""
-        x_MRCW = x_MRCW + self._attended(self.norm1(x_MRCW))
-        return x_MRCW + self.mlp(self.norm2(x_MRCW))
+    def forward(self, x_MPW: Tensor) -> Tensor:
+        """From [M, P, W] to [M, P, W]."""
+        x_MRCW = self.norm1(x_MPW).unflatten(1, self.grid)
+        x_MPW = x_MPW + self._attended(x_MRCW).flatten(1, 2)
+        return x_MPW + self.mlp(self.norm2(x_MPW))
 
     def _attended(self, x_MRCW: Tensor) -> Tensor:
         if self.window is None:
@@ -124,9 +126,9 @@ class SamBlocks(nn.ModuleList):
         )
         self.taps = taps
 
-    def forward(self, x_MRCW: Tensor) -> Tensor:
-        """From [M, R, C, W] to the same; with taps, what each of them yields, stacked."""
-        return run_blocks(self, x_MRCW, taps=self.taps)
+    def forward(self, x_MPW: Tensor) -> Tensor:
+        """From [M, P, W] to the same; with taps, what each of them yields, stacked."""
+        return run_blocks(self, x_MPW, taps=self.taps)
 
 
 def _by_distance(table_D: Tensor) -> Tensor:
