@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..blocks.input.augment import augmented
 from ..blocks.input.batch import Share
+from ..blocks.input.media import Change
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Attachment, Sample, Turn
-from ..dsl.recipe import Stage
-from .data import Example
+from ..dsl.recipe import By, Stage
+from .data import Example, generator, number_of
 
 PAIR = "pair"
 """The rule of a layout that lays out a picture or clip with its text as one whole."""
@@ -31,13 +33,19 @@ class Samples:
         stage: Stage,
         resources: Path | None = None,
         *,
+        seed: str = "",
         workers: int = 1,
         device: str = "cpu",
     ) -> None:
+        """What is drawn depends on the seed and on the position of the example."""
         self.processor = Processor(spec, resources)
-        rules = [spec["layouts"][name]["rules"] for name in spec["layout"]]
-        # The first layout that can take a picture with an answer says in which form it comes.
-        self._pairs = next((PAIR in one for one in rules if PAIR in one or "user" in one), False)
+        self._rules = {name: spec["layouts"][name]["rules"] for name in spec["layout"]}
+        self._layouts = stage.layout.layouts if isinstance(stage.layout, By) else {}
+        self._augment = [call.model_dump() for call in stage.augment]
+        self.window = stage.group_by_length or int(bool(stage.apart) or self.processor.draws)
+        """Whole batches of positions that samples stay in; 0 where batches follow each other."""
+        self._seed = seed
+        self._lot = stage.batch * max(1, self.window)
         self._scores_text = "lm" in stage.loss
         self._scores_regions = any(name != "lm" for name in stage.loss)
         self._pack = stage.pack
@@ -46,8 +54,15 @@ class Samples:
 
     def prepare(self, example: Example) -> Sample:
         """The example in tokens and resized pictures; ValueError says why it cannot be used."""
-        turns = as_pair(example.turns) if self._pairs else example.turns
-        sample = self.processor.sample(turns, example.regions if self._scores_regions else ())
+        layouts = self._layouts.get(example.kind)
+        turns = as_pair(example.turns) if self._in_pairs(layouts) else example.turns
+        sample = self.processor.sample(
+            turns,
+            example.regions if self._scores_regions else (),
+            layouts=layouts,
+            lot=number_of(f"{self._seed}/lot/{example.position // self._lot}"),
+            change=self._change(example) if self._augment else None,
+        )
         if self._pack and sample.length > self._pack:
             raise ValueError(f"{sample.length} tokens are more than the {self._pack} of a pack")
         scored = (sample.targets if self._scores_text else 0) + len(sample.regions)
@@ -55,6 +70,21 @@ class Samples:
             missing = "nothing in it is supervised" if self._scores_text else "it has no regions"
             raise ValueError(f"there is nothing to learn from it: {missing}")
         return sample
+
+    @property
+    def varies(self) -> bool:
+        """Whether an example is another sample each time that it is drawn."""
+        return self.processor.draws or bool(self._augment)
+
+    def _in_pairs(self, layouts: Collection[str] | None) -> bool:
+        """Whether the first layout that can take a picture with an answer takes them as one."""
+        chosen = (rules for name, rules in self._rules.items() if not layouts or name in layouts)
+        return next((PAIR in one for one in chosen if PAIR in one or "user" in one), False)
+
+    def _change(self, example: Example) -> Change:
+        """What becomes of the pictures of an example, one after another."""
+        chance = generator(f"{self._seed}/augment/{example.position}")
+        return lambda picture: augmented(picture, self._augment, chance)
 
     def collate(self, samples: Sequence[Sample]) -> list[dict[str, Tensor]]:
         """The inputs of each shard; the losses of all shards add up to that of the batch."""

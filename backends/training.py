@@ -330,6 +330,7 @@ class _Walk:
             program.spec,
             stage,
             self._resources,
+            seed=f"{stage.seed}/{name}",
             workers=self._options.workers,
             device=self._options.device,
         )
@@ -352,13 +353,20 @@ class _Walk:
         stage, options = self._recipe.stages[name], self._options
         schedule = schedule_of(stage)
         sources = {share: self._sources[share] for share in stage.data.shares}
-        mixture = Mixture(sources, stage.data.shares, seed=f"{stage.seed}/{name}")
+        mixture = Mixture(
+            sources,
+            stage.data.shares,
+            seed=f"{stage.seed}/{name}",
+            step=stage.batch,
+            apart=frozenset(stage.apart),
+        )
         feed = Feed(
             mixture,
             samples.prepare,
             samples.collate,
             batch=stage.batch,
-            memory=options.memory,
+            window=samples.window,
+            memory=0 if samples.varies else options.memory,
             loaders=options.loaders,
         )
         done = share_done(stage.stop, progress, mixture.epoch)

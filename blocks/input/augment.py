@@ -47,10 +47,11 @@ def random_crop(
 
 
 def jpeg(picture: Image.Image, call: Mapping[str, Any], chance: np.random.Generator) -> Image.Image:
-    """The picture as JPEG has it at a quality in `quality`, both ends included."""
-    low, high = call["quality"]
+    """The picture as JPEG has it at a `quality` from low to high, both included."""
+    quality = call["quality"]
+    chosen = int(chance.integers(quality["low"] or 1, quality["high"] + 1))
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=int(chance.integers(low, high + 1)))
+    picture.convert("RGB").save(file, "JPEG", quality=chosen)
     return Image.open(file)
 
 

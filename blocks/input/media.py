@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +18,9 @@ from .positions import patch_tables, segment_ids
 from .sample import Attachment, Pool, Region, Seen
 from .sizes import Grid, Native, SizeRule
 from .video import Clip, read_clip
+
+Change: TypeAlias = Callable[[Image.Image], Image.Image]
+"""What becomes of a picture before it is resized."""
 
 
 class MediaError(ValueError):
@@ -87,7 +90,7 @@ class MediaInput:
     def see(
         self,
         attachment: Attachment,
-        change: Callable[[Image.Image], Image.Image] | None = None,
+        change: Change | None = None,
     ) -> Seen:
         """Read and resize a picture or clip; ValueError says why it cannot be used.
 

@@ -23,18 +23,21 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .batch import Batches
-from .layout import Layout, LayoutError, Medium, Message, Places, Run, Special, Text
-from .media import MediaInput
+from .ending import Ending, Telling
+from .layout import Layout, LayoutError, Medium, Message, Part, Places, Run, Special, Text
+from .media import Change, MediaInput
+from .places import Place, PlaceReader
 from .positions import TextPositions
-from .sample import Pool, Region, Sample, Seen, Turn
+from .sample import Attachment, Pool, Region, Sample, Seen, Turn
 from .tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "vocabularies"
@@ -56,7 +59,9 @@ class Processor(Batches):
         tokens = spec["tokens"]
         self.vocabulary = vocabulary_file(tokens["tokenizer"], resources)
         specials = {special["text"]: special["id"] for special in tokens["specials"].values()}
-        self.tokenizer = Tokenizer.load(tokens["tokenizer"]["call"], self.vocabulary, specials)
+        self.tokenizer = Tokenizer.load(
+            tokens["tokenizer"]["call"], self.vocabulary, specials, tokens["tokenizer"]
+        )
         super().__init__(
             self.tokenizer.encode,
             tokens["pad"],
@@ -65,81 +70,155 @@ class Processor(Batches):
             TextPositions(spec["text"]),
         )
         self.layouts = [Layout(name, spec["layouts"][name]) for name in spec["layout"]]
+        preferred = self.layouts[0]
+        self.ending = Ending(preferred.stops, preferred.stop_texts, preferred.strip)
+        """Where an answer in the preferred layout ends."""
+        self.places = PlaceReader(
+            spec["layouts"][preferred.name],
+            {name: special["text"] for name, special in tokens["specials"].items()},
+        )
+        """Finds the boxes in an answer in the preferred layout."""
         self.context: int = spec["limits"]["context"]
 
     @property
-    def stops(self) -> tuple[int, ...]:
-        """The tokens that end an answer in the preferred layout."""
-        return self.layouts[0].stops
+    def draws(self) -> bool:
+        """Whether a layout leaves something to choose for each batch."""
+        return any(layout.draws for layout in self.layouts)
 
-    def sample(self, turns: Sequence[Turn], regions: Sequence[Region] = ()) -> Sample:
+    def telling(self) -> Telling:
+        """A decoder of an answer whose tokens come one at a time."""
+        return Telling(self.tokenizer.stream(self.places.ids), self.ending)
+
+    def told(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """The text of an answer, and its tokens without those that ended it.
+
+        The special tokens that enclose names and boxes belong to the text, which `read` takes.
+        """
+        kept = list(ids[:-1] if ids and ids[-1] in self.ending.tokens else ids)
+        text = self._text(kept)
+        place = self.ending.place(text)
+        while place is not None and len(self._text(kept)) > place:
+            del kept[-1]
+        return self.ending.cut(text), tuple(kept)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, shown=self.places.ids)
+
+    def read(self, answer: str, size: tuple[int, int]) -> tuple[str | Place, ...]:
+        """The parts of an answer about a picture of a size: text, and places in its pixels."""
+        return self.places.read(answer, size)
+
+    def sample(
+        self,
+        turns: Sequence[Turn],
+        regions: Sequence[Region] = (),
+        *,
+        layouts: Collection[str] | None = None,
+        lot: int = 0,
+        change: Change | None = None,
+    ) -> Sample:
         """A whole dialogue for training, in the first layout that has the rules for it.
 
-        ValueError says why it cannot be used: no layout fits, a picture is too thin, a file cannot
-        be read, a region lies outside its picture, or it is longer than the context.
+        `layouts` names those that may be taken, where not all may; `lot`, a whole number, settles
+        what a layout leaves to choose; `change` is what becomes of pictures before they are
+        resized. ValueError says why the dialogue cannot be used: no layout fits, a picture is too
+        thin, a file cannot be read, a region lies outside its picture, or it is longer than the
+        context.
         """
-        messages, media = self._see(turns)
+        messages, media = self._see(turns, change)
         shown = [seen.input for seen in media]
         if regions and shown != [next(iter(self.inputs), None)]:
             raise SampleError(f"regions need one picture, and there are {len(media)} media")
         pools = [self.inputs[media[0].input].pool(region, media[0]) for region in regions]
-        return self._sample(self._render(messages), media, pools)
+        layout, runs = self._render(messages, layouts, lot)
+        return self._sample(layout, runs, media, pools)
 
     def prompt(self, turns: Sequence[Turn]) -> Sample:
         """A dialogue up to where the model goes on, in the preferred layout; errors as above."""
         messages, media = self._see(turns)
-        return self._sample(self.layouts[0].prompt(messages), media, ())
+        layout = self.layouts[0]
+        return self._sample(layout, layout.prompt(messages), media, ())
 
-    def _see(self, turns: Sequence[Turn]) -> tuple[list[Message], list[Seen]]:
+    def _see(
+        self, turns: Sequence[Turn], change: Change | None = None
+    ) -> tuple[list[Message], list[Seen]]:
         """The turns as messages, and their media, resized, in order."""
         media: list[Seen] = []
         messages: list[Message] = []
         for turn in turns:
-            parts: list[str | Medium] = []
+            parts: list[Part] = []
             for part in turn.parts:
-                if isinstance(part, str):
+                if not isinstance(part, Attachment):
                     parts.append(part)
                     continue
                 if part.input not in self.inputs:
                     raise SampleError(f"the model has no input `{part.input}`")
                 given = self.inputs[part.input]
-                media.append(given.see(part))
-                parts.append(Medium(part.input, given.tokens(media[-1])))
+                media.append(given.see(part, change))
+                seen = media[-1]
+                parts.append(Medium(part.input, given.tokens(seen), seen.size))
             messages.append(Message(turn.role, tuple(parts)))
         return messages, media
 
-    def _render(self, messages: Sequence[Message]) -> tuple[Run, ...]:
+    def _render(
+        self, messages: Sequence[Message], names: Collection[str] | None, lot: int
+    ) -> tuple[Layout, tuple[Run, ...]]:
         problems: list[str] = []
         for layout in self.layouts:
+            if names is not None and layout.name not in names:
+                continue
             try:
-                return layout.render(messages)
+                return layout, layout.render(messages, lot)
             except LayoutError as problem:
                 problems.append(str(problem))
         raise SampleError("; ".join(problems))
 
-    def _sample(self, runs: Sequence[Run], media: Sequence[Seen], pools: Sequence[Pool]) -> Sample:
-        ids: list[int] = []
-        supervised: list[bool] = []
-        starts: list[dict[str, int]] = [{} for _ in media]
-        for run in runs:
-            match run:
-                case Text(text, loss):
-                    new = self.tokenizer.encode(text)
-                case Special(id, loss):
-                    new = [id]
-                case Places(id, count, medium, part):
-                    starts[medium][part] = len(ids)
-                    new, loss = [id] * count, False
-            ids += new
-            supervised += [loss] * len(new)
+    def _sample(
+        self, layout: Layout, runs: Sequence[Run], media: Sequence[Seen], pools: Sequence[Pool]
+    ) -> Sample:
+        ids, supervised, starts = tokenised(runs, self.tokenizer, layout.longest)
         if len(ids) > self.context:
             raise SampleError(f"{len(ids)} tokens are more than the context of {self.context}")
         return Sample(
             np.array(ids, dtype=np.int64),
             np.array(supervised, dtype=np.bool_),
-            tuple(replace(seen, starts=found) for seen, found in zip(media, starts, strict=True)),
+            tuple(
+                replace(seen, starts=starts.get(number, {})) for number, seen in enumerate(media)
+            ),
             tuple(pools),
         )
+
+
+def tokenised(
+    runs: Sequence[Run], tokenizer: Tokenizer, longest: int | None = None
+) -> tuple[list[int], list[bool], dict[int, dict[str, list[int]]]]:
+    """The tokens of runs, which of them are learnt, and where the features of each medium begin.
+
+    Of an answer no more than its first `longest` tokens are kept, its end included.
+    """
+    ids: list[int] = []
+    supervised: list[bool] = []
+    starts: dict[int, dict[str, list[int]]] = {}
+    learnt = 0
+    for run, following in zip_longest(runs, runs[1:]):
+        match run:
+            case Text(text, loss, behind):
+                if tokenizer.strip and behind == "token":
+                    text = text.lstrip()
+                if tokenizer.strip and isinstance(following, Special | Places):
+                    text = text.rstrip()
+                new = tokenizer.encode(text, behind)
+            case Special(id, loss):
+                new = [id]
+            case Places(id, count, medium, part):
+                starts.setdefault(medium, {}).setdefault(part, []).append(len(ids))
+                new, loss = [id] * count, False
+        if loss and longest is not None:
+            new = new[: longest - learnt]
+        learnt = learnt + len(new) if loss else 0
+        ids += new
+        supervised += [loss] * len(new)
+    return ids, supervised, starts
 
 
 def vocabulary_file(tokenizer: Mapping[str, Any], resources: Path | None = None) -> Path:
