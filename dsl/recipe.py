@@ -389,7 +389,7 @@ class Dynamic(CallModel):
 
     call: Literal["dynamic"] = "dynamic"
     factor: Positive
-    from_: Tok = Field(alias="from")
+    from_: Tok = Field(alias="from", gt=1)
 
 
 class Ntk(CallModel):
@@ -399,7 +399,7 @@ class Ntk(CallModel):
     """
 
     call: Literal["ntk"] = "ntk"
-    from_: Tok = Field(alias="from")
+    from_: Tok = Field(alias="from", gt=1)
 
 
 class Su(CallModel):
@@ -411,7 +411,7 @@ class Su(CallModel):
     call: Literal["su"] = "su"
     short: Annotated[tuple[Positive, ...], Members()]
     long: Annotated[tuple[Positive, ...], Members()]
-    from_: Tok = Field(alias="from")
+    from_: Tok = Field(alias="from", gt=1)
     to: Tok
 
 
@@ -428,7 +428,7 @@ class LogN(CallModel):
     """A query behind the first `from` tokens is multiplied by ln(place) / ln(from)."""
 
     call: Literal["logn"] = "logn"
-    from_: Tok = Field(alias="from")
+    from_: Tok = Field(alias="from", gt=1)
 
 
 class Mrope(CallModel):
@@ -898,6 +898,11 @@ Adapter = (
     MergeMLP
     | QFormer
     | Resampler
+    | SamNeck
+    | PixelShuffle
+    | Projection
+    | MLP
+    | SplitMLP
     | AttentionPool
     | QueryDecoder
     | LastToken
@@ -911,6 +916,11 @@ ADAPTERS: Mapping[str, type[Adapter]] = {
     "MergeMLP": MergeMLP,
     "QFormer": QFormer,
     "Resampler": Resampler,
+    "SamNeck": SamNeck,
+    "PixelShuffle": PixelShuffle,
+    "Linear": Projection,
+    "MLP": MLP,
+    "SplitMLP": SplitMLP,
     "AttentionPool": AttentionPool,
     "QueryDecoder": QueryDecoder,
     "LastToken": LastToken,
