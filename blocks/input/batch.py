@@ -107,8 +107,10 @@ class Batches:
             self._feature_index(sample, rows) for sample, rows in zip(samples, begins, strict=True)
         ]
         positions, deltas = zip(*(self.token_positions(sample) for sample in samples), strict=True)
-        cos_BTD, sin_BTD = self._tables(positions, width, left=True)
+        lengths = [_lengths([sample]) for sample in samples]
+        cos_BTD, sin_BTD = self._tables(positions, lengths, width, left=True)
         first_B = torch.tensor([width - sample.length for sample in samples])
+        place_BT = (torch.arange(width) - first_B[:, None]).clamp(min=0)
         inputs |= {
             "text.tokens": _stacked(tokens, width, self.pad, left=True),
             "text.feature_index": _stacked(index, width, -1, left=True),
@@ -117,22 +119,22 @@ class Batches:
             "text.slot": torch.arange(width).repeat(len(samples), 1),
             "text.first": first_B,
             "text.last": torch.full((len(samples),), width - 1),
-        }
+        } | self._query_scale(place_BT)
         return Prompts(inputs, first_B, torch.tensor(deltas))
 
     def next_inputs(self, prompts: Prompts, tokens_B: Tensor, slot: int) -> dict[str, Tensor]:
         """The inputs of `decode`: one more token of each row, which goes to `slot`."""
-        position_1B1 = (slot - prompts.first + prompts.delta)[None, :, None]
-        cos_B1D, sin_B1D = self.positions.tables(
-            position_1B1.expand(self.positions.streams, -1, -1)
-        )
+        place_B1 = (slot - prompts.first)[:, None]
+        position_SB1 = (place_B1 + prompts.delta[:, None]).expand(self.positions.streams, -1, -1)
+        length_B1 = self.positions.length((prompts.length - prompts.first)[:, None], place_B1 + 1)
+        cos_B1D, sin_B1D = self.positions.tables(position_SB1, length_B1)
         return {
             "text.tokens": tokens_B[:, None],
             "text.cos": cos_B1D,
             "text.sin": sin_B1D,
             "text.slot": torch.full_like(tokens_B[:, None], slot),
             "text.first": prompts.first,
-        }
+        } | self._query_scale(place_B1)
 
     def token_positions(self, sample: Sample) -> tuple[Tensor, int]:
         """The positions of a sample's tokens in each stream, [S, T], and its delta.
@@ -142,7 +144,8 @@ class Batches:
         places = [
             (start, self.inputs[seen.input].places(seen, part))
             for seen in sample.media
-            for part, start in seen.starts.items()
+            for part, starts in seen.starts.items()
+            for start in starts
         ]
         return self.positions.index(sample.length, tuple(sorted(places)))
 
@@ -190,7 +193,7 @@ class Batches:
             lengths = torch.tensor([sample.length for sample in row])
             segments.append(torch.repeat_interleave(torch.arange(1, len(row) + 1), lengths))
             positions.append(torch.cat([self.token_positions(sample)[0] for sample in row], dim=1))
-        cos_BTD, sin_BTD = self._tables(positions, width, left=False)
+        cos_BTD, sin_BTD = self._tables(positions, [_lengths(row) for row in rows], width)
         return {
             "text.tokens": _stacked(tokens, width, self.pad),
             "text.feature_index": _stacked(index, width, -1),
@@ -203,19 +206,31 @@ class Batches:
         """[T] the feature row of each token; -1 where it is text."""
         index_T = torch.full((sample.length,), -1)
         for seen, begin in zip(sample.media, begins, strict=True):
-            for part, start in seen.starts.items():
+            for part, starts in seen.starts.items():
                 tokens = self.inputs[seen.input].places(seen, part).patches
-                index_T[start : start + tokens] = torch.arange(begin[part], begin[part] + tokens)
+                for start in starts:
+                    row = begin[part]
+                    index_T[start : start + tokens] = torch.arange(row, row + tokens)
         return index_T
 
     def _tables(
-        self, positions: Sequence[Tensor], width: int, *, left: bool
+        self,
+        positions: Sequence[Tensor],
+        lengths: Sequence[Tensor],
+        width: int,
+        *,
+        left: bool = False,
     ) -> tuple[Tensor, Tensor]:
         streams = [
             _stacked([position_ST[stream] for position_ST in positions], width, 0, left=left)
             for stream in range(self.positions.streams)
         ]
-        return self.positions.tables(torch.stack(streams))
+        length_BT = _stacked(lengths, width, 1, left=left)
+        return self.positions.tables(torch.stack(streams), length_BT)
+
+    def _query_scale(self, place_BT: Tensor) -> dict[str, Tensor]:
+        scale_BT = self.positions.query_scale(place_BT)
+        return {} if scale_BT is None else {"text.query_scale": scale_BT}
 
     def _regions(
         self,
@@ -264,6 +279,12 @@ def _scored(rows: Sequence[Sequence[Sample]], width: int, targets: int) -> dict[
         "loss.targets": torch.tensor(found or [0]),
         "loss.weight": torch.full((len(found) or 1,), weight),
     }
+
+
+def _lengths(row: Sequence[Sample]) -> Tensor:
+    """[T] for each token of a row, how many tokens its sample has."""
+    lengths = torch.tensor([sample.length for sample in row])
+    return torch.repeat_interleave(lengths, lengths)
 
 
 def _stacked(columns: Sequence[Tensor], width: int, fill: float, *, left: bool = False) -> Tensor:

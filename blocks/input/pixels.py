@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from itertools import groupby
 from typing import Any, Literal
 
@@ -185,52 +184,3 @@ class Packer:
         # medium and slot, window row, window column, row, column
         # | channel, frame, patch row, patch column
         return cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels, per_slot * patch**2)
-
-
-def random_crop(
-    picture: Image.Image,
-    generator: torch.Generator,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Image.Image:
-    """A part of a picture: its area a share within `scale`, its width over its height in `ratio`.
-
-    The rule is that of torchvision's `RandomResizedCrop`, of which the resize comes later: ten
-    draws, then the middle of the picture in the nearest shape that is allowed.
-    """
-    width, height = picture.size
-    for _ in range(10):
-        area = width * height * _uniform(generator, *scale)
-        shape = math.exp(_uniform(generator, math.log(ratio[0]), math.log(ratio[1])))
-        wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < wide <= width and 0 < high <= height:
-            top = _whole(generator, 0, height - high)
-            left = _whole(generator, 0, width - wide)
-            return picture.crop((left, top, left + wide, top + high))
-    wide, high = width, height
-    if width / height < ratio[0]:
-        high = round(width / ratio[0])
-    elif width / height > ratio[1]:
-        wide = round(height * ratio[1])
-    top, left = (height - high) // 2, (width - wide) // 2
-    return picture.crop((left, top, left + wide, top + high))
-
-
-def jpeg(
-    picture: Image.Image, generator: torch.Generator, quality: tuple[int, int] = (75, 100)
-) -> Image.Image:
-    """A picture as it comes out of a JPEG file whose quality lies within `quality`."""
-    with BytesIO() as file:
-        picture.convert("RGB").save(file, "JPEG", quality=_whole(generator, *quality))
-        with Image.open(file) as found:
-            found.load()
-            return found
-
-
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
-    return torch.empty(1).uniform_(low, high, generator=generator).item()
-
-
-def _whole(generator: torch.Generator, low: int, high: int) -> int:
-    """A whole number from `low` to `high`, both included."""
-    return int(torch.randint(low, high + 1, (1,), generator=generator).item())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,14 +43,14 @@ class Seen:
     """A medium of a sample: what is seen of it, and the places of its features.
 
     `frames` are those of a clip, or the tiles of a picture: mostly one. `size` is the width and
-    height that it came with; `starts` holds its first token in the sample for each part of the
-    model whose features stand there.
+    height that it came with; `starts` holds, for each part of the model, the first token in the
+    sample of each run of its features: a layout may show the same features again.
     """
 
     input: str
     frames: Frames
     size: tuple[int, int]
-    starts: Mapping[str, int] = field(default_factory=dict)
+    starts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,7 @@ class Qwen2VLCase(Case):
     def batches(self, program: Program) -> Batches:
         """How a program's samples are put together; text is given in tokens already."""
         spec = program.spec
-        inputs = {
-            name: MediaInput(name, unfolded(given)) for name, given in spec["inputs"].items()
-        }
+        inputs = {name: MediaInput(name, unfolded(given)) for name, given in spec["inputs"].items()}
         positions = TextPositions(spec["text"])
         return Batches(_no_text, spec["tokens"]["pad"], inputs, spec["features"], positions)
 
@@ -159,7 +157,7 @@ class Feed:
             size = (grid.columns * vision["patch_size"], grid.rows * vision["patch_size"])
             frames = grid.slots * (vision["temporal_patch_size"] if name == "video" else 1)
             pixels = np.zeros((frames, size[1], size[0], vision["in_channels"]), np.uint8)
-            yield Seen(name, pixels, size, {"merger": place})
+            yield Seen(name, pixels, size, {"merger": (place,)})
             place += grid.merged((side, side)).patches
 
 
