@@ -11,24 +11,33 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..dsl.recipe import (
     MLP,
+    AttentionPool,
     Decoder,
+    Features,
+    LastToken,
     Learned,
+    MeanScores,
     MergeMLP,
     PixelShuffle,
     Projection,
     QFormer,
+    QueryDecoder,
     Recipe,
     RegionWords,
     Resampler,
+    Retrieval,
     SamNeck,
     SamViT,
+    Scale,
     Selector,
     SplitMLP,
+    UnitSum,
     ViT,
 )
-from . import ops
+from . import ops, routes
 from .graph import Graph, Node
-from .passes.add_losses import MatchRegions, NextToken, Objective
+from .passes.add_losses import MatchRegions, NextToken, Objective, OwnRoute
+from .routes import Route
 from .types import Size, TensorType
 from .yields import PATCHES, Yield, dense, squares, together, view, yielded
 
@@ -38,24 +47,49 @@ NEXT_TOKEN = "lm"
 """The objective that every language model has; a recipe declares the others."""
 
 
-def build(recipe: Recipe, *, media: Iterable[str] | None = None) -> Graph:
+def build(
+    recipe: Recipe, *, media: Iterable[str] | None = None, losses: Iterable[str] = ()
+) -> Graph:
     """The graph of a recipe, with `logits` for output; with `media`, for these inputs only.
 
-    A recipe without a language model yields the features of each of its last parts instead. Types
+    A recipe without a language model yields what its last parts make of pictures and texts instead.
+    `losses` names objectives of a stage: those that have routes of their own are outputs too. Types
     are those of the host's inputs alone: the pass `infer_shapes` fills in the rest. RecipeError
     when a part cannot take what it is given.
     """
     builder = Builder(recipe, recipe.inputs if media is None else media)
+    outputs = dict(_whole(builder))
+    for name in losses:
+        if isinstance(recipe.objectives.get(name), routes.OBJECTIVES):
+            outputs[f"loss.{name}"] = routes.add_objective(builder, name)
+    return Graph.of(builder.nodes, outputs)
+
+
+def of_mode(recipe: Recipe, mode: Retrieval | Features, media: Iterable[str]) -> Graph:
+    """The graph of a mode that has routes of its own, with an output for each."""
+    builder = Builder(recipe, media)
+    if isinstance(mode, Retrieval):
+        return Graph.of(builder.nodes, routes.retrieval(builder, mode))
+    return Graph.of(builder.nodes, routes.features(builder, mode))
+
+
+def _whole(builder: Builder) -> Mapping[str, str]:
+    """The outputs that a recipe has before a stage or a mode chooses."""
+    recipe = builder.recipe
+    if recipe.lm is None and recipe.adapters:
+        return routes.loose_ends(builder)
     if recipe.lm is None:
-        ends = tuple(recipe.adapters or recipe.encoders)
-        features = [builder.part(end, medium) for end in ends for medium in builder.reaching(end)]
-        return Graph.of(builder.nodes, {name: name for name in features})
+        towers = [(name, medium) for name in recipe.encoders for medium in builder.reaching(name)]
+        return {node: node for node in (builder.part(*tower) for tower in towers)}
+    if isinstance(recipe.lm, QueryDecoder):
+        (medium,) = builder.reaching("lm")
+        return {"logits": routes.generation(builder, medium)}
     rows = [
         builder.rows(source, medium)
         for source in recipe.lm.in_
         for medium in builder.reaching(source.part)
     ]
-    return Graph.of(builder.nodes, {"logits": decoder(builder, recipe.lm, rows)})
+    return {"logits": decoder(builder, recipe.lm, rows)}
 
 
 def reach(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
@@ -63,7 +97,8 @@ def reach(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {name: (name,) for name in recipe.inputs}
     parts = recipe.encoders | recipe.adapters
     for name, part in [*parts.items(), *([("lm", recipe.lm)] if recipe.lm else [])]:
-        media = [medium for source in part.in_ for medium in found[source.part]]
+        seen = [source for source in part.in_ if not routes.is_text(recipe, source)]
+        media = [medium for source in seen for medium in found[source.part]]
         found[name] = tuple(dict.fromkeys(media))
     return found
 
@@ -78,6 +113,8 @@ def objectives(recipe: Recipe, stage: str) -> Mapping[str, Objective]:
         match recipe.objectives[name]:
             case RegionWords(regions=regions, words=words, temperature=temperature):
                 found[name] = MatchRegions(regions, words, temperature)
+            case _:
+                found[name] = OwnRoute()
     return found
 
 
@@ -89,7 +126,9 @@ class Builder:
         self.nodes: list[Node] = []
         self._media = frozenset(media)
         self._reach = reach(recipe)
-        self._built: dict[tuple[str, str], str] = {}
+        self.route: Route | None = None
+        self.routes: dict[str, Route] = {}
+        self._built: dict[tuple[str, str, str], str] = {}
         self._taps: dict[tuple[str, str], Mapping[int, str]] = {}
         self._names: set[str] = set()
 
@@ -99,13 +138,17 @@ class Builder:
 
     def part(self, name: str, medium: str) -> str:
         """Adds the call of an encoder or an adapter for one input; gives its last node."""
-        if (name, medium) not in self._built:
+        reads = self.route if routes.reads(self.recipe, name) else None
+        key = (name, medium, reads.name if reads else "")
+        if key not in self._built:
             part = (self.recipe.encoders | self.recipe.adapters)[name]
-            self._built[name, medium] = PARTS[type(part)](self, name, part, medium)
-        return self._built[name, medium]
+            self._built[key] = PARTS[type(part)](self, name, part, medium)
+        return self._built[key]
 
     def source(self, source: Selector, medium: str) -> str:
         """Adds what a part takes of another, `vit.patches` say; gives its last node."""
+        if routes.is_spoken(self.recipe, source):
+            return routes.spoken(self, source, medium)
         name = self.part(source.part, medium)
         blocks = next((step for step in source.parts[1:] if step.first is not None), None)
         if blocks is not None:
@@ -123,9 +166,16 @@ class Builder:
     def rows(self, source: Selector, medium: str) -> str:
         """The same as rows of features, whether packed or dense; gives its last node."""
         name = self.source(source, medium)
-        if self.yields(source, medium).is_packed:
+        given = self.yields(source, medium)
+        if given.is_packed or given.is_vector:
             return name
         return self.once(f"{name}.rows", ops.Rows(), name)
+
+    def place(self, name: str, medium: str) -> dict[str, str]:
+        """What tells the call of a part from its others: the route if it reads, else the input."""
+        if self.route and routes.reads(self.recipe, name):
+            return {"route": self.route.name}
+        return {"medium": medium}
 
     def taps(self, name: str) -> tuple[int, ...]:
         """The blocks of a tower behind which something is taken, the last one included if used."""
@@ -156,13 +206,16 @@ class Builder:
             self._names.add(name)
         return name
 
-    def call(self, module: str, op: ops.Operation, *inputs: str, medium: str | None = None) -> str:
-        """Adds a call of a module; the call for the first input owns the parameters."""
-        part = module.partition(".")[0]
-        first = medium is None or medium == self.reaching(part)[0]
-        name = module if first else f"{module}@{medium}"
+    def call(
+        self, module: str, op: ops.Operation, *inputs: str, medium: str = "", route: str = ""
+    ) -> str:
+        """Adds a call of a module, for an input or on a route; the first owns the parameters."""
+        first = module not in self._names
+        name = module if first else f"{module}@{route or medium}"
         weights = None if first or not op.parameters() else module
-        self.nodes.append(Node(name, op, inputs, weights, loc=self.recipe.span(part)))
+        span = self.recipe.span(module.partition(".")[0])
+        self.nodes.append(Node(name, op, inputs, weights, loc=span))
+        self._names.add(name)
         return name
 
     def feed(self, name: str, type: TensorType, *, medium: str = "") -> str:
@@ -389,6 +442,12 @@ PARTS: Mapping[type, Callable[..., str]] = {
     Projection: project,
     MLP: mlp,
     SplitMLP: split_mlp,
+    AttentionPool: routes.attention_pool,
+    QueryDecoder: routes.query_decoder,
+    LastToken: routes.last_token,
+    MeanScores: routes.mean_scores,
+    UnitSum: routes.unit_sum,
+    Scale: routes.scale,
 }
 """How each type of encoder and adapter is built: it gives the last of the nodes that it adds."""
 

@@ -54,6 +54,13 @@ class Row:
     make: Callable[[Any], nn.Module] | None = None
 
 
+def _run_vision(op: ops.VisionBlocks, block: nn.Module, *values: Tensor) -> Tensor:
+    if not op.drop_path:
+        return block(*values)
+    *given, kept = values
+    return block(*given, kept=kept)
+
+
 def _vision_blocks(op: ops.VisionBlocks) -> nn.Module:
     return VisionBlocks(
         op.depth,
@@ -196,11 +203,12 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.MapPositions: Row(
             make=lambda op: MapPositions(op.width, op.grid), run=lambda op, block, x: block(x)
         ),
-        ops.VisionBlocks: Row(make=_vision_blocks, run=lambda op, block, *values: block(*values)),
+        ops.VisionBlocks: Row(make=_vision_blocks, run=_run_vision),
         ops.SamBlocks: Row(make=_sam_blocks, run=lambda op, block, x: block(x)),
         ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
         ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
         ops.Rows: Row(run=lambda op, block, x: x.flatten(0, 1)),
+        ops.Pictures: Row(run=lambda op, block, x: x.unflatten(0, (-1, op.tokens))),
         ops.Windows: Row(run=lambda op, block, x: windows(x, op.grid, op.window)),
         ops.MergeMLP: Row(make=_merge_mlp, run=lambda op, block, x: block(x)),
         ops.QFormer: Row(make=_qformer, run=lambda op, block, x: block(x)),

@@ -271,6 +271,8 @@ class VisionBlocks:
     qk_eps: float = 0.0
     layer_scale: float | None = None
     taps: tuple[int, ...] = ()
+    drop_path: tuple[float, ...] = ()
+    """The chance of each block to be left out, where one more input says what is."""
 
     @property
     def head_dim(self) -> int:
@@ -279,7 +281,9 @@ class VisionBlocks:
 
     def result(self, *inputs: TensorType) -> TensorType:
         """(x [N, width], segment_id [N], and if rotary: cos, sin [N, head_dim]) -> as x;
-        not packed: (x [M, T, width]) -> as x."""
+        not packed: (x [M, T, width]) -> as x. With drop path, at the end [depth, 2, N or M]."""
+        if self.drop_path:
+            _wants(len(inputs) - 1, inputs, self.depth, 2, inputs[0].sizes[0])
         if not self.packed:
             _wants(0, inputs, None, None, self.width)
         else:
@@ -410,6 +414,20 @@ class Rows(Plain):
         """([M, T, W]) -> [M * T, W]."""
         pictures, tokens, width = inputs[0].sizes
         return TensorType((multiply(pictures, tokens), width))
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures(Plain):
+    """Rows as the tokens of pictures, so many of each."""
+
+    name: ClassVar[str] = "pictures"
+    tokens: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """([M * tokens, W]) -> [M, tokens, W]."""
+        _wants(0, inputs, None, None)
+        rows, width = inputs[0].sizes
+        return TensorType((divide(rows, self.tokens), self.tokens, width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -728,10 +746,11 @@ class Similarities(Plain):
     name: ClassVar[str] = "similarities"
 
     def result(self, *inputs: TensorType) -> TensorType:
-        """(image [M, W], text [N, W], scale []) -> [M, N]."""
+        """(image [M, W], text [N, W], scale [] or nothing) -> [M, N]."""
         _wants(0, inputs, None, None)
         _wants(1, inputs, None, inputs[0].width)
-        _wants(2, inputs)
+        if len(inputs) > 2:
+            _wants(2, inputs)
         return TensorType((inputs[0].sizes[0], inputs[1].sizes[0]), "f32")
 
 
@@ -1149,6 +1168,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Tap,
         DropClassToken,
         Rows,
+        Pictures,
         Windows,
         MergeMLP,
         QFormer,

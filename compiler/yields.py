@@ -13,17 +13,23 @@ from dataclasses import dataclass, replace
 from ..dsl.diagnostics import Diagnostic, Fix, RecipeError
 from ..dsl.recipe import (
     MLP,
+    AttentionPool,
+    LastToken,
+    MeanScores,
     MergeMLP,
     PixelShuffle,
     Projection,
     QFormer,
+    QueryDecoder,
     Recipe,
     Resampler,
     Resized,
     SamNeck,
     SamViT,
+    Scale,
     Selector,
     SplitMLP,
+    UnitSum,
     ViT,
 )
 from .places import labels
@@ -42,6 +48,8 @@ class Yield:
     grid: tuple[int, int] | None = None
     window: tuple[int, int] = (1, 1)
     class_token: bool = False
+    is_vector: bool = False
+    """Whether the one token is a vector, without a place among others."""
 
     @property
     def is_packed(self) -> bool:
@@ -161,6 +169,25 @@ def _resampler(recipe: Recipe, name: str, part: Resampler, medium: str) -> Yield
     return Yield(part.out, part.queries.area, (part.queries.rows, part.queries.columns))
 
 
+def _query_decoder(recipe: Recipe, name: str, part: QueryDecoder, medium: str) -> Yield:
+    dense(recipe, name, part.in_[0], medium)
+    return Yield(part.width, part.queries)
+
+
+def _vector(
+    recipe: Recipe, name: str, part: AttentionPool | LastToken | MeanScores, medium: str
+) -> Yield:
+    return Yield(part.out, 1, is_vector=True)
+
+
+def _unit_sum(recipe: Recipe, name: str, part: UnitSum, medium: str) -> Yield:
+    return yielded(recipe, part.in_[0], medium)
+
+
+def _scale(recipe: Recipe, name: str, part: Scale, medium: str) -> Yield:
+    return Yield(1, 1, is_vector=True)
+
+
 YIELDS: Mapping[type, Callable[..., Yield]] = {
     ViT: _vision_tower,
     SamViT: _sam_tower,
@@ -172,6 +199,12 @@ YIELDS: Mapping[type, Callable[..., Yield]] = {
     Projection: _each,
     MLP: _each,
     SplitMLP: _split_mlp,
+    AttentionPool: _vector,
+    QueryDecoder: _query_decoder,
+    LastToken: _vector,
+    MeanScores: _vector,
+    UnitSum: _unit_sum,
+    Scale: _scale,
 }
 """For each type of part, what it yields: of the recipe, its name, itself and the input."""
 

@@ -1677,6 +1677,45 @@ class Mode(Model):
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
+class Retrieval(Model):
+    """Pictures and texts as vectors, and how well each goes with each: cosines, times the scale."""
+
+    type: Literal["Retrieval"] = "Retrieval"
+    image: Taken
+    """The part that makes one vector of each picture."""
+    text: Taken
+    """The part that makes one vector of each text."""
+    scale: Name | None = None
+    """The part that is the factor of the similarities."""
+    layout: Name
+    """How a text is written."""
+    batch: CountRange
+    """Pictures, and texts, at once."""
+    prompt: TokRange
+    """Tokens of a text."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+class Features(Model):
+    """What a part makes of pictures, as it is."""
+
+    type: Literal["Features"] = "Features"
+    of: Taken
+    """The part."""
+    batch: CountRange
+    """Pictures at once."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+AnyMode = Mode | Retrieval | Features
+
+MODES: Mapping[str, type[AnyMode]] = {"Chat": Mode, "Retrieval": Retrieval, "Features": Features}
+
+
 def _calls(above: type[CallModel]) -> dict[str, type[CallModel]]:
     found = {above.model_fields["call"].default: above} if "call" in above.model_fields else {}
     for below in above.__subclasses__():

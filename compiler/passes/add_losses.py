@@ -25,7 +25,12 @@ class MatchRegions:
     temperature: float
 
 
-Objective = NextToken | MatchRegions
+@dataclass(frozen=True)
+class OwnRoute:
+    """What has a route of its own through the model: it stands in the graph already."""
+
+
+Objective = NextToken | MatchRegions | OwnRoute
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class AddLosses:
         for name, objective in self.objectives.items():
             if isinstance(objective, NextToken):
                 nodes = list(_next_token(nodes, f"loss.{name}"))
-            else:
+            elif isinstance(objective, MatchRegions):
                 nodes += _match_regions(graph, objective, f"loss.{name}")
             outputs[f"loss.{name}"] = f"loss.{name}"
         nodes.append(Node("loss", Add(), tuple(outputs)))
