@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from ..dsl.recipe import (
     AttentionPool,
@@ -22,6 +22,7 @@ from ..dsl.recipe import (
     MeanScores,
     QueryDecoder,
     Recipe,
+    Resized,
     Retrieval,
     Scale,
     Selector,
@@ -50,12 +51,13 @@ OBJECTIVES = (Contrastive, Matching, Captioning)
 """Objectives that have routes of their own."""
 
 
-def is_spoken(recipe: Recipe, source: Selector) -> bool:
+def is_spoken(recipe: Recipe, source: Selector | Resized) -> TypeGuard[Selector]:
     """Whether a source is what a decoder with queries makes of a text."""
-    return len(source.parts) > 1 and isinstance(recipe.adapters.get(source.part), QueryDecoder)
+    given = recipe.adapters.get(source.part)
+    return isinstance(given, QueryDecoder) and isinstance(source, Selector) and len(source.parts) > 1
 
 
-def is_text(recipe: Recipe, source: Selector) -> bool:
+def is_text(recipe: Recipe, source: Selector | Resized) -> bool:
     """Whether a source is made of text alone."""
     return is_spoken(recipe, source) and source.parts[1].name == "text"
 
