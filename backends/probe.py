@@ -32,6 +32,8 @@ def probe(
                 # One angle for both: what is no rotation would blow queries and keys up.
                 angle = torch.arange(shape[-2])[:, None] * 0.1 * (1 + place_N % (shape[-1] // 2))
                 made[name] = getattr(angle, half)().expand(shape).contiguous().to(port.dtype)
+            case "query_scale":
+                made[name] = (1 + place_N * 0.01).expand(shape).contiguous().to(port.dtype)
             case _ if port.dtype.is_floating_point:
                 made[name] = torch.randn(shape, generator=generator).to(port.dtype)
             case "tokens":

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..dsl.recipe import (
+    ApartItem,
+    ChoiceItem,
+    CornersItem,
     ImageInput,
     IndexItem,
     Layout,
@@ -13,8 +16,10 @@ from ..dsl.recipe import (
     LossItem,
     Mode,
     Mrope,
+    Ntk,
     Recipe,
     RepeatItem,
+    Rope,
     Rope2d,
     RuleItem,
     SlotItem,
@@ -22,6 +27,8 @@ from ..dsl.recipe import (
     Stage,
     TextItem,
     ViT,
+    end_of,
+    has_content,
 )
 from .build import CHANNELS, reach
 from .tokens import ends, mean_std, size_rule
@@ -29,6 +36,7 @@ from .yields import View, views
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
+
 
 def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> dict[str, Any]:
     """The host's part of a stage or a mode that takes the inputs `media`.
@@ -58,7 +66,7 @@ def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> di
             for medium in reach(recipe)[source.part]
             if medium in media
         ],
-        "text": _text(recipe),
+        "text": _text(recipe, purpose),
         "layouts": {name: layout_json(recipe, rules) for name, rules in recipe.layouts.items()},
         "layout": list(chosen),
     }
@@ -101,7 +109,6 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
     assert normalize, "pixels without a scale are refused by prove_shapes"
     mean, std = mean_std(normalize)
     frames = getattr(tower, "frames_per_patch", 1)
-    packed = shown.side is None
     window = next(
         (end.window for end in ends(recipe, shown.medium).values() if end.is_packed), (1, 1)
     )
@@ -112,26 +119,32 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
         "folded": isinstance(given, ImageInput) and frames > 1,
         "mean": mean,
         "std": std,
-        "dense": not packed,
+        "dense": not shown.is_packed,
         "window": list(window),
         "rotary": {"head_dim": tower.width // tower.heads, "theta": pos.theta} if pos else None,
         "resize": shown.resized,
     }
 
 
-def _text(recipe: Recipe) -> dict[str, Any]:
+def _text(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
     assert recipe.lm
-    pos = recipe.lm.pos
+    pos, scale = recipe.lm.pos, recipe.lm.query_scale
+    scaling = pos.scaling if isinstance(pos, Rope) else None
+    trains = isinstance(purpose, Stage)
+    if trains and isinstance(scaling, Ntk):
+        scaling = None
     return {
         "call": pos.call,
         "sections": list(pos.sections) if isinstance(pos, Mrope) else None,
         "head_dim": recipe.lm.head_dim,
         "theta": pos.theta,
+        "scaling": scaling.model_dump(by_alias=True) if scaling else None,
+        "query_scale": scale.model_dump(by_alias=True) if scale and not trains else None,
     }
 
 
 def layout_json(recipe: Recipe, layout: Layout) -> dict[str, Any]:
-    """A layout with its special tokens resolved, and the ids at which an answer ends."""
+    """A layout with its special tokens resolved, and the ids and texts at which an answer ends."""
     rules = {
         name: {
             "params": list(rule.parameters),
@@ -139,7 +152,19 @@ def layout_json(recipe: Recipe, layout: Layout) -> dict[str, Any]:
         }
         for name, rule in layout.rules.items()
     }
-    return {"system": layout.system, "rules": rules, "stop": list(stops(recipe, layout))}
+    ids, texts = stops(recipe, layout)
+    return {
+        "system": layout.system,
+        "strip": layout.strip,
+        "gap": layout.gap,
+        "answer": layout.answer.high if layout.answer else None,
+        "clean": layout.clean.model_dump() if layout.clean else None,
+        "coordinates": layout.coordinates.model_dump() if layout.coordinates else None,
+        "kinds": list(layout.kinds),
+        "rules": rules,
+        "stop": list(ids),
+        "stop_text": list(texts),
+    }
 
 
 def item_json(recipe: Recipe, item: LayoutItem) -> dict[str, Any]:
@@ -153,22 +178,38 @@ def item_json(recipe: Recipe, item: LayoutItem) -> dict[str, Any]:
             return {"special": name, "id": specials[name].id}
         case SlotItem(parameter=name):
             return {"slot": name}
-        case RepeatItem(special=name, count=count):
-            return {"repeat": {"special": name, "id": specials[name].id}, "count": count}
+        case RepeatItem(special=name, count=count, part=part):
+            repeated = {"special": name, "id": specials[name].id}
+            return {"repeat": repeated, "count": count, "part": part}
         case IndexItem(parameter=name):
             return {"index": name}
+        case CornersItem(parameter=name):
+            return {"corners": name}
         case RuleItem(rule=name, arguments=arguments):
             return {"rule": name, "args": list(arguments)}
         case LossItem(items=items):
             return {"loss": [item_json(recipe, inner) for inner in items]}
+        case ApartItem(items=items):
+            return {"apart": [item_json(recipe, inner) for inner in items]}
+        case ChoiceItem(lines=lines):
+            return {"choice": [[item_json(recipe, inner) for inner in line] for line in lines]}
 
 
-def stops(recipe: Recipe, layout: Layout) -> tuple[int, ...]:
-    """The ids at which an answer ends: the last special token inside each loss, each id once."""
+def stops(recipe: Recipe, layout: Layout) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The ids and the texts at which an answer ends: what stands behind the content of a loss.
+
+    That is the first special token there, else the text; and what the layout names besides.
+    """
     assert recipe.tokens
-    found = dict[int, None]()
-    for rule in layout.rules.values():
-        for item in rule.items:
-            if isinstance(item, LossItem) and isinstance(item.items[-1], SpecialItem):
-                found[recipe.tokens.specials[item.items[-1].special].id] = None
-    return tuple(found)
+    losses = [
+        item for rule in layout.rules.values() for item in rule.items if isinstance(item, LossItem)
+    ]
+    ends = [
+        end
+        for loss in [loss for loss in losses if has_content(loss)] or losses
+        if (end := end_of(loss))
+    ]
+    specials = [end.special for end in (*ends, *layout.stop) if isinstance(end, SpecialItem)]
+    texts = [end.text for end in (*ends, *layout.stop) if isinstance(end, TextItem)]
+    ids = [recipe.tokens.specials[name].id for name in specials]
+    return tuple(dict.fromkeys(ids)), tuple(dict.fromkeys(texts))

@@ -6,8 +6,9 @@ Shape suffixes: N patches, T tokens, B batch, S streams of positions, D head wid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -77,6 +78,39 @@ def plain_index(length: int, places: Places) -> tuple[Tensor, int]:
     return torch.arange(length)[None], 0
 
 
+def _dynamic(given: Mapping[str, Any], theta: float, width: int, length: int) -> Tensor:
+    """The base grows with what a sequence is longer than `from` (InternLM2)."""
+    factor, longer = given["factor"], max(length / given["from"], 1.0)
+    return frequencies(_grown(theta, factor * longer - (factor - 1), width), width)
+
+
+def _ntk(given: Mapping[str, Any], theta: float, width: int, length: int) -> Tensor:
+    """The base grows in steps, at each doubling of the length (Qwen)."""
+    alpha = max(2 ** math.ceil(math.log2(length / given["from"]) + 1) - 1, 1)
+    return frequencies(_grown(theta, alpha, width), width)
+
+
+def _su(given: Mapping[str, Any], theta: float, width: int, length: int) -> Tensor:
+    """Each frequency has its own divisor, and another one in long sequences (Phi-3)."""
+    factors = given["long" if length > given["from"] else "short"]
+    return frequencies(theta, width) / torch.tensor(factors)
+
+
+def _grown(theta: float, by: float, width: int) -> float:
+    """A base with which the slowest pair turns slower by a factor, and the fastest as before."""
+    return theta * by ** (width / max(width - 2, 1))
+
+
+def frequencies(theta: float, width: int) -> Tensor:
+    """[R] by how much each pair of a head turns from one place to the next."""
+    return theta ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+
+
+SCALINGS: Mapping[str, Callable[[Mapping[str, Any], float, int, int], Tensor]] = MappingProxyType(
+    {"dynamic": _dynamic, "ntk": _ntk, "su": _su}
+)
+"""The frequencies of a head in a sequence of some length, by the name of the rule."""
+
 INDEX: Mapping[str, Callable[[int, Places], tuple[Tensor, int]]] = MappingProxyType(
     {"rope": plain_index, "mrope": mrope_index}
 )
@@ -93,15 +127,53 @@ class TextPositions:
         sections: Sequence[int] = spec["sections"] or [width // 2]
         self.streams = len(sections)
         self._stream_R = torch.repeat_interleave(torch.arange(self.streams), torch.tensor(sections))
-        self._angle_R = spec["theta"] ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+        self._angle_R = frequencies(spec["theta"], width)
+        self._scaling: Mapping[str, Any] = spec.get("scaling") or {}
+        self._scaled = lru_cache(maxsize=4096)(partial(self._frequencies, spec["theta"], width))
+        self._scale: Mapping[str, Any] = spec.get("query_scale") or {}
+        self._amplitude = 1.0
+        if self._scaling.get("call") == "su":
+            before, to = self._scaling["from"], self._scaling["to"]
+            self._amplitude = math.sqrt(1 + max(0.0, math.log(to / before)) / math.log(before))
 
     def index(self, length: int, places: Places) -> tuple[Tensor, int]:
         """[S, T] the index of each token in each stream, and `delta`: the token at place t >= T of
         the same sequence has index t + delta in all streams."""
         return self._index(length, places)
 
-    def tables(self, position_SBT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, [B, T, D] in float32."""
-        angle_BTR = position_SBT[self._stream_R].movedim(0, -1) * self._angle_R
+    def tables(
+        self, position_SBT: Tensor, length_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, [B, T, D] in float32.
+
+        Where frequencies are scaled, `length` is that of the sequence of each token.
+        """
+        angle_BTR = position_SBT[self._stream_R].movedim(0, -1) * self._turns(length_BT)
         angle_BTD = torch.cat((angle_BTR, angle_BTR), dim=-1)
-        return angle_BTD.cos(), angle_BTD.sin()
+        cos_BTD, sin_BTD = angle_BTD.cos(), angle_BTD.sin()
+        if self._amplitude == 1:
+            return cos_BTD, sin_BTD
+        return cos_BTD * self._amplitude, sin_BTD * self._amplitude
+
+    def length(self, prompt_B: Tensor, now_B: Tensor) -> Tensor:
+        """The length that scales the next token's frequencies: `now`, or for ever the prompt's."""
+        return prompt_B if self._scaling.get("call") == "ntk" else now_B
+
+    def query_scale(self, place_BT: Tensor) -> Tensor | None:
+        """What the query at each place is multiplied by, [B, T] in float32; None where by one."""
+        if not self._scale:
+            return None
+        before = self._scale["from"]
+        scale_BT = (place_BT + 1).clamp(min=before).double().log() / math.log(before)
+        return scale_BT.float()
+
+    def _turns(self, length_BT: Tensor | None) -> Tensor:
+        """The frequencies, [R], or those of each token, [B, T, R]."""
+        if not self._scaling:
+            return self._angle_R
+        assert length_BT is not None, "scaled frequencies depend on the length"
+        lengths_U, which_BT = length_BT.unique(return_inverse=True)
+        return torch.stack([self._scaled(length) for length in lengths_U.tolist()])[which_BT]
+
+    def _frequencies(self, theta: float, width: int, length: int) -> Tensor:
+        return SCALINGS[self._scaling["call"]](self._scaling, theta, width, length)

@@ -60,8 +60,11 @@ class DecoderAttention(nn.Module):
         mask_BTS: Tensor | None,
         cache: LayerCache | None = None,
         start_B: Tensor | None = None,
+        scale_BT: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]; with a cache, keys and values go to the slots from `start`.
+
+        With `scale`, each query is multiplied by that of its place.
 
         The queries then attend over the cache, never over the new keys alone: a compiler that saw
         a cache written and not read could leave it stale.
@@ -73,6 +76,8 @@ class DecoderAttention(nn.Module):
         # The published model casts its tables before it multiplies; in bfloat16 that shows.
         cos_B1TD, sin_B1TD = (table[:, None].to(q_BHTD.dtype) for table in (cos_BTD, sin_BTD))
         q_BHTD, k_BKTD = (rotate(x, cos_B1TD, sin_B1TD) for x in (q_BHTD, k_BKTD))
+        if scale_BT is not None:
+            q_BHTD = q_BHTD * scale_BT[:, None, :, None].to(q_BHTD.dtype)
         if cache is not None:
             assert start_B is not None
             for kept, new in zip(cache, (k_BKTD, v_BKTD), strict=True):

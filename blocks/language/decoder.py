@@ -60,10 +60,11 @@ class DecoderBlock(nn.Module):
         mask_BTS: Tensor | None,
         cache: LayerCache | None = None,
         start_B: Tensor | None = None,
+        scale_BT: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]."""
         h_BTW = self.norm1(x_BTW)
-        x_BTW = x_BTW + self.attn(h_BTW, cos_BTD, sin_BTD, mask_BTS, cache, start_B)
+        x_BTW = x_BTW + self.attn(h_BTW, cos_BTD, sin_BTD, mask_BTS, cache, start_B, scale_BT)
         return x_BTW + self.mlp(self.norm2(x_BTW))
 
 
@@ -96,11 +97,12 @@ class DecoderBlocks(nn.ModuleList):
         mask_BTS: Tensor,
         caches: Sequence[LayerCache] | None = None,
         start_B: Tensor | None = None,
+        scale_BT: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]; `caches` has a pair a layer, written from slot `start`."""
         for index, block in enumerate(self):
             if caches is not None:
-                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B)
+                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B, scale_BT)
             elif block.checkpoint:
                 x_BTW = checkpoint(block, x_BTW, cos_BTD, sin_BTD, mask_BTS, use_reentrant=False)
             else:

@@ -33,5 +33,8 @@ def _cached(node: Node) -> Iterator[Node]:
     yield Node.fed("text.slot", TensorType(("batch", "length"), "i64"))
     yield Node.fed("text.first", TensorType(("batch",), "i64"))
     yield Node("cache", Cache(op.depth, op.kv_heads, op.head_dim))
-    inputs = (hidden, cos, sin, "text.slot", "text.first", "cache")
+    inputs: tuple[str, ...] = (hidden, cos, sin, "text.slot", "text.first", "cache")
+    if op.scaled_queries:
+        yield Node.fed("text.query_scale", TensorType(("batch", "length"), "f32"))
+        inputs = (*inputs, "text.query_scale")
     yield replace(node, op=replace(op, cached=True), inputs=inputs)
