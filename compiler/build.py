@@ -95,11 +95,16 @@ def _whole(builder: Builder) -> Mapping[str, str]:
 def reach(recipe: Recipe) -> Mapping[str, tuple[str, ...]]:
     """For each input and part of a recipe, the inputs that reach it, in the order of its rows."""
     found: dict[str, tuple[str, ...]] = {name: (name,) for name in recipe.inputs}
-    parts = recipe.encoders | recipe.adapters
-    for name, part in [*parts.items(), *([("lm", recipe.lm)] if recipe.lm else [])]:
-        seen = [source for source in part.in_ if not routes.is_text(recipe, source)]
-        media = [medium for source in seen for medium in found[source.part]]
-        found[name] = tuple(dict.fromkeys(media))
+    parts = recipe.encoders | recipe.adapters | ({"lm": recipe.lm} if recipe.lm else {})
+
+    def reaching(name: str) -> tuple[str, ...]:
+        if name not in found:
+            seen = [s.part for s in parts[name].in_ if not routes.is_text(recipe, s)]
+            found[name] = tuple(dict.fromkeys(m for part in seen for m in reaching(part)))
+        return found[name]
+
+    for name in parts:  # which may stand in any order
+        reaching(name)
     return found
 
 
