@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from ..blocks.input import sizes
 from ..blocks.input.sizes import ClipRule, SizeRule, grid_of
 from ..dsl.recipe import (
+    ApartItem,
     CallModel,
+    ChoiceItem,
     Clip,
+    CornersItem,
     Crop,
     Half,
     ImageInput,
@@ -28,12 +31,14 @@ from ..dsl.recipe import (
     Recipe,
     RepeatItem,
     RuleItem,
+    SentencePiece,
     SpecialItem,
     Square,
     Stage,
     TextItem,
     Tiles,
     VideoInput,
+    items_within,
 )
 from .build import reach
 from .sizing import fit, fit_frame, tiles
@@ -57,6 +62,9 @@ TURNS = ("system", "user", "assistant")
 SAMPLES = ("pair", "text")
 MOST_ITEMS = 9999
 """No sample numbers more pictures or clips than this."""
+
+LONGEST_CORNERS = len("(999,999),(999,999),(999,999),(999,999)")
+"""The text of a quadrilateral takes no more tokens than it has letters."""
 
 
 def as_seen(recipe: Recipe, purpose: Stage | Mode) -> Recipe:
@@ -165,7 +173,11 @@ def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
         return multiply(pictures(recipe, medium), end.tokens)
     given = recipe.inputs[medium]
     resize, (shown, *_) = given.resize, views(recipe, medium)
-    assert isinstance(resize, Native), "packed rows come from native sizes"
+    patch = recipe.encoders[shown.encoder].patch
+    if shown.side is not None:
+        cells = math.prod(shown.side // patch // side for side in end.window)
+        return multiply(pictures(recipe, medium), cells)
+    assert isinstance(resize, Native), "the others have one size"
     width, height = Symbol(f"{medium}.width"), Symbol(f"{medium}.height")
     limits: dict[str, Option] = {
         "multiple": resize.multiple,
@@ -174,7 +186,6 @@ def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
     }
     if given.aspect:
         limits["aspect"] = given.aspect.high
-    patch = recipe.encoders[shown.encoder].patch
     rows, columns = (resize.multiple // (patch * side) for side in end.window)
     if isinstance(given, ImageInput):
         return multiply(rows * columns, fit(width, height, **limits))
@@ -268,21 +279,28 @@ def _cost(
             case SpecialItem():
                 cost += Cost(1)
             case TextItem(text=text):
-                cost += Cost(0, _text(text))
+                cost += Cost(0, _text(recipe, text))
             case IndexItem():
                 cost += Cost(0, Bounds(1, len(str(MOST_ITEMS))))
             case RepeatItem(part=part):
                 cost += Cost(Symbol(f"{rule}.{part or 'tokens'}"))
             case RuleItem(rule=used) if media or used not in recipe.inputs:
                 cost += _cost(recipe, layout, layout.rules[used].items, used, media)
-            case LossItem(items=inner):
+            case CornersItem():
+                cost += Cost(0, Bounds(1, LONGEST_CORNERS))
+            case LossItem(items=inner) | ApartItem(items=inner):
                 cost += _cost(recipe, layout, inner, rule, media)
+            case ChoiceItem(lines=lines):
+                costs = (_cost(recipe, layout, line, rule, media) for line in lines)
+                cost += max(costs, key=lambda line: line.most({}) or 0)
     return cost
 
 
-def _text(text: str) -> Bounds:
-    """A byte-level tokenizer makes at most one token of each byte."""
-    return Bounds(min(1, len(text)), len(text.encode()))
+def _text(recipe: Recipe, text: str) -> Bounds:
+    """A tokenizer makes at most one token of each byte, and one of a space that it puts before."""
+    assert recipe.tokens
+    prefixed = isinstance(recipe.tokens.tokenizer, SentencePiece) and bool(text)
+    return Bounds(min(1, len(text)), len(text.encode()) + prefixed)
 
 
 def frame_cost(recipe: Recipe, layout: Layout) -> Cost:
@@ -290,19 +308,20 @@ def frame_cost(recipe: Recipe, layout: Layout) -> Cost:
     turns = [rule for rule in TURNS if rule in layout.rules]
     if layout.system is None and "system" in turns:
         turns.remove("system")
+    begin = rule_cost(recipe, layout, "begin") if "begin" in layout.rules else Cost()
     costs = [
         rule_cost(recipe, layout, rule, media=False)
         for rule in turns or SAMPLES
         if rule in layout.rules
     ]
     if turns:
-        return sum(costs, Cost(0, _text(layout.system or "")))
-    return max(costs, key=lambda cost: cost.most({}) or 0, default=Cost())
+        return sum(costs, begin + Cost(0, _text(recipe, layout.system or "")))
+    return begin + max(costs, key=lambda cost: cost.most({}) or 0, default=Cost())
 
 
 def item_cost(recipe: Recipe, layout: Layout, medium: str) -> Cost:
     """What one picture or clip takes, tags included, as a closed form of its size."""
-    cost = rule_cost(recipe, layout, medium)
+    cost = rule_cost(recipe, layout, medium) + Cost(0, _text(recipe, layout.gap or ""))
     return Cost(substitute(cost.places, meaning_of(recipe)), cost.text)
 
 
@@ -391,7 +410,11 @@ def domain(recipe: Recipe) -> dict[str, Bounds]:
 def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
     """The inputs for which one of the layouts reserves places, and that reach the model."""
     rules = [rule for layout in layouts for rule in layout.rules.values()]
-    marked = {rule.name for rule in rules if any(isinstance(i, RepeatItem) for i in rule.items)}
+    marked = {
+        rule.name
+        for rule in rules
+        if any(isinstance(item, RepeatItem) for item in items_within(rule.items))
+    }
     seen = reach(recipe).get("lm", ())
     return [medium for medium in recipe.inputs if medium in marked and medium in seen]
 
@@ -434,7 +457,7 @@ def _rows(recipe: Recipe, media: Iterable[str], tokens: int) -> dict[str, Bounds
             found.setdefault("pictures", found[f"{medium}.pictures"])
         area = math.prod(next((end.window for end in taken if end.is_packed), (1, 1)))
         for shown in views(recipe, medium):
-            if shown.side is None:
+            if shown.is_packed:
                 patches = Bounds(area, area * tokens, area)
                 found[f"{shown.name}.patches"] = patches
                 found.setdefault("patches", patches)

@@ -59,11 +59,15 @@ class Yield:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one tower sees of one input; `side` is the picture's in pixels, None if it varies."""
+    """What one tower sees of one input; `side` is the picture's in pixels, None if it varies.
+
+    `is_packed` says whether the patches of all pictures stand in one sequence.
+    """
 
     name: str
     medium: str
     encoder: str
+    is_packed: bool
     side: int | None
     resized: int | None
     """The side that the host brings the resized picture to once more; None: it stays as it is."""
@@ -81,7 +85,8 @@ def views(recipe: Recipe, medium: str) -> list[View]:
                 continue
             resized = shown.side if isinstance(shown, Resized) else None
             side = resized or getattr(recipe.inputs[medium].resize, "side", None)
-            found.append(View(f"{medium}_{name}", medium, name, side, resized))
+            packed = isinstance(tower, ViT) and tower.is_packed
+            found.append(View(f"{medium}_{name}", medium, name, packed, side, resized))
     return [replace(found[0], name=medium)] if len(found) == 1 else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
@@ -46,7 +47,9 @@ def _outputs(recipe: Recipe) -> Iterator[Diagnostic]:
             for step in source.parts[1:]:
                 depth = getattr(giver, "depth", 0)
                 there = step.name in giver.outputs
-                if there and (step.first is None or step.first == step.last and step.first < depth):
+                if there and (
+                    step.first is None or (step.first == step.last and step.first < depth)
+                ):
                     continue
                 has = listing(f"{source.part}.{output}" for output in giver.outputs)
                 yield Diagnostic(
@@ -124,15 +127,19 @@ def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
             if shown.side is None:
                 continue
             seen = (path or _side_path(recipe, shown), f"pictures of {shown.side} px")
-            if shown.side % tower.patch:
+            window = next(
+                (end.window for end in ends(recipe, medium).values() if shown.is_packed), (1, 1)
+            )
+            needed = tower.patch * math.lcm(*window)
+            if shown.side % needed:
                 yield (
                     name,
                     Diagnostic(
                         "S405",
                         f"pictures of input `{medium}` do not fall into whole patches",
                         labels(recipe, seen, (f"{name}.patch", f"patches of {tower.patch} px")),
-                        f"{shown.side} is not a multiple of {tower.patch}",
-                        Fix(f"write `{shown.side // tower.patch * tower.patch}px`"),
+                        f"{shown.side} is not a multiple of {needed}",
+                        Fix(f"write `{max(1, shown.side // needed) * needed}px`"),
                     ),
                 )
                 continue
