@@ -138,8 +138,10 @@ def _text(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
         "sections": list(pos.sections) if isinstance(pos, Mrope) else None,
         "head_dim": recipe.lm.head_dim,
         "theta": pos.theta,
-        "scaling": scaling.model_dump(by_alias=True) if scaling else None,
-        "query_scale": scale.model_dump(by_alias=True) if scale and not trains else None,
+        "scaling": scaling.model_dump(mode="json", by_alias=True) if scaling else None,
+        "query_scale": scale.model_dump(mode="json", by_alias=True)
+        if scale and not trains
+        else None,
     }
 
 
@@ -160,7 +162,6 @@ def layout_json(recipe: Recipe, layout: Layout) -> dict[str, Any]:
         "answer": layout.answer.high if layout.answer else None,
         "clean": layout.clean.model_dump() if layout.clean else None,
         "coordinates": layout.coordinates.model_dump() if layout.coordinates else None,
-        "kinds": list(layout.kinds),
         "rules": rules,
         "stop": list(ids),
         "stop_text": list(texts),
