@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..blocks.input.batch import Prompts
+from ..blocks.input.ending import Telling
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Sample, Turn
 from .base import Executable, InputError, Limit
@@ -90,11 +91,15 @@ class Session:
     ) -> list[Answer]:
         """The answers of one batch; each row draws as its number and the seed say."""
         chosen: list[list[int]] = [[] for _ in samples]
-        for tokens in self._tokens(samples, new, sampling, seed, numbers):
+        tellings = [self.processor.telling() for _ in samples]
+        for tokens in self._tokens(samples, tellings, new, sampling, seed, numbers):
             for row, token in zip(chosen, tokens, strict=True):
                 if token is not None:
                     row.append(token)
-        return [self._answer(sample, row) for sample, row in zip(samples, chosen, strict=True)]
+        return [
+            self._answer(sample, row, telling)
+            for sample, row, telling in zip(samples, chosen, tellings, strict=True)
+        ]
 
     def stream(
         self,
@@ -106,36 +111,34 @@ class Session:
     ) -> Generator[str, None, Answer]:
         """The answer to one dialogue piece by piece, as soon as a piece is whole text."""
         sample = self.processor.prompt(turns)
-        text = self.processor.tokenizer.stream()
+        telling = self.processor.telling()
         chosen: list[int] = []
-        for (token,) in self._tokens([sample], new, sampling, seed, [0]):
+        for (token,) in self._tokens([sample], [telling], new, sampling, seed, [0]):
             assert token is not None
             chosen.append(token)
-            if token not in self.processor.stops and (piece := text.push(token)):
-                yield piece
-        if piece := text.end():
+            if telling.said:
+                yield telling.said
+        if piece := telling.end():
             yield piece
-        return self._answer(sample, chosen)
+        return self._answer(sample, chosen, telling)
 
-    def _answer(self, sample: Sample, chosen: list[int]) -> Answer:
-        stopped = bool(chosen) and chosen[-1] in self.processor.stops
-        tokens = tuple(chosen[:-1] if stopped else chosen)
-        return Answer(
-            self.processor.tokenizer.decode(tokens),
-            tokens,
-            "stop" if stopped else "length",
-            sample.length,
-        )
+    def _answer(self, sample: Sample, chosen: list[int], telling: Telling) -> Answer:
+        text, tokens = self.processor.told(chosen)
+        return Answer(text, tokens, "stop" if telling.ended else "length", sample.length)
 
     def _tokens(
         self,
         samples: Sequence[Sample],
+        tellings: Sequence[Telling],
         new: int | None,
         sampling: Sampling | None,
         seed: int,
         numbers: Sequence[int],
     ) -> Iterator[list[int | None]]:
-        """The next token of each row, step by step; None in rows that have ended."""
+        """The next token of each row, step by step; None in rows that have ended.
+
+        Each row's telling takes its tokens, and says when the answer is over.
+        """
         if not samples:
             return
         new = self.new if new is None else new
@@ -145,17 +148,18 @@ class Session:
         logits_BV = self._prefill(prompts, caches)
         chooser = Chooser(sampling or self.sampling, seed, numbers)
         chooser.see(_seen(prompts), logits_BV.shape[-1])
-        stops = torch.tensor(self.processor.stops)
-        ended_B = torch.zeros(len(samples), dtype=torch.bool)
         end = min(prompts.length + new, slots + 1)
         for slot in range(prompts.length, end):
             tokens_B = chooser.choose(logits_BV.cpu())
-            yield [
-                None if done else token
-                for token, done in zip(tokens_B.tolist(), ended_B.tolist(), strict=True)
+            tokens = [
+                None if telling.ended else token
+                for token, telling in zip(tokens_B.tolist(), tellings, strict=True)
             ]
-            ended_B |= torch.isin(tokens_B, stops)
-            if ended_B.all() or slot + 1 == end:
+            for token, telling in zip(tokens, tellings, strict=True):
+                if token is not None:
+                    telling.push(token)
+            yield tokens
+            if all(telling.ended for telling in tellings) or slot + 1 == end:
                 return
             chooser.see(tokens_B[:, None], logits_BV.shape[-1])
             inputs = self.processor.next_inputs(prompts, tokens_B, slot)

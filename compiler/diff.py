@@ -16,7 +16,10 @@ from pydantic import BaseModel
 
 from ..dsl.recipe import (
     Amount,
+    ApartItem,
     CallModel,
+    ChoiceItem,
+    CornersItem,
     IndexItem,
     LayoutItem,
     LossItem,
@@ -316,8 +319,11 @@ def _layout(recipe: Recipe, name: str) -> dict[str, str]:
     layout = recipe.layouts.get(name)
     if layout is None:
         return {}
-    system = {} if layout.system is None else {"system": repr(layout.system)}
-    return system | {rule.name: _rule(rule) for rule in layout.rules.values()}
+    settings = {
+        setting: repr(value)
+        for setting, value in layout.model_dump(exclude={"rules"}, exclude_defaults=True).items()
+    }
+    return settings | {rule.name: _rule(rule) for rule in layout.rules.values()}
 
 
 def _rule(rule: Rule) -> str:
@@ -339,10 +345,16 @@ def _item(item: LayoutItem) -> str:
             return f"{name} * {counted}.{part or 'tokens'}"
         case IndexItem(parameter=name):
             return f"{name}.index"
+        case CornersItem(parameter=name):
+            return f"{name}.corners"
         case RuleItem(rule=name, arguments=arguments):
             return f"{name}({', '.join(arguments)})"
         case LossItem(items=items):
             return f"loss({_items(items)})"
+        case ApartItem(items=items):
+            return f"apart({_items(items)})"
+        case ChoiceItem(lines=lines):
+            return f"choice({', '.join(map(_items, lines))})"
 
 
 def _positions(old: Recipe, new: Recipe) -> Iterator[Edit]:

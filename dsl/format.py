@@ -164,7 +164,8 @@ class _Printer:
                 value = self._value(written, len(head) + 1, depth)
                 return [f"{head} {value[0]}", *value[1:]]
             case syntax.Rule():
-                return _filled(head, [_item(item) for item in statement.items], depth)
+                pieces = [piece for item in statement.items for piece in _pieces(item)]
+                return _filled(head, pieces, depth)
             case syntax.Verbed():
                 return self._with_value(statement.statement, head, depth)
         return [head]
@@ -321,7 +322,11 @@ def _members(value: syntax.Call | syntax.Items) -> list[tuple[str, syntax.Value,
 def _item(item: syntax.Item) -> str:
     match item:
         case syntax.Loss():
-            return f"loss({' '.join(_item(inner) for inner in item.items)})"
+            return f"loss({_line(item.items)})"
+        case syntax.Apart():
+            return f"apart({_line(item.items)})"
+        case syntax.Choice():
+            return f"choice({', '.join(map(_line, item.lines))})"
         case syntax.Repeat():
             return f"{item.name} * {item.parameter}.{item.field}"
         case syntax.Field():
@@ -331,6 +336,19 @@ def _item(item: syntax.Item) -> str:
         case syntax.Word():
             return item.name
     return item.span.text
+
+
+def _pieces(item: syntax.Item) -> list[str]:
+    """The text of an item, cut where a line may end."""
+    if not isinstance(item, syntax.Choice):
+        return [_item(item)]
+    *lines, last = map(_line, item.lines)
+    first, *rest = [*(f"{line}," for line in lines), f"{last})"]
+    return [f"choice({first}", *rest]
+
+
+def _line(items: Sequence[syntax.Item]) -> str:
+    return " ".join(map(_item, items))
 
 
 def _filled(head: str, items: Sequence[str], depth: int) -> list[str]:

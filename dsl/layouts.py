@@ -1,11 +1,14 @@
 """The rules of a layout, with every name in them resolved."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from . import syntax
 from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
 from .names import Part, Whole
 from .recipe import (
+    ApartItem,
+    ChoiceItem,
+    CornersItem,
     IndexItem,
     LayoutItem,
     LossItem,
@@ -19,8 +22,13 @@ from .recipe import (
 from .source import Span
 
 CONTENT_RULES: Mapping[str, int] = {
+    "begin": 0,
     "image": 1,
     "video": 1,
+    "recall": 1,
+    "ref": 1,
+    "box": 1,
+    "quad": 1,
     "system": 1,
     "user": 1,
     "assistant": 1,
@@ -42,7 +50,8 @@ def rules_of(part: Part, whole: Whole, findings: Findings) -> dict[str, Rule]:
     }
     tokens = whole.parts.get("tokens")
     specials = [name for kind, name in tokens.entries if kind == "special"] if tokens else []
-    reader = _RuleReader(part.name, rules, specials, findings)
+    seeing = [name for name, one in whole.parts.items() if one.kind in ("encoder", "adapter")]
+    reader = _RuleReader(part.name, rules, specials, seeing, findings)
     read = {name: reader.read(rule) for name, rule in rules.items()}
     _refuse_recursion(rules, findings)
     _refuse_idle(part.name, rules, findings)
@@ -50,18 +59,20 @@ def rules_of(part: Part, whole: Whole, findings: Findings) -> dict[str, Rule]:
 
 
 class _RuleReader:
-    """Reads the items of one layout's rules."""
+    """Reads the items of one layout's rules; `seeing` are the parts that make features."""
 
     def __init__(
         self,
         layout: str,
         rules: Mapping[str, syntax.Rule],
         specials: Iterable[str],
+        seeing: Iterable[str],
         findings: Findings,
     ) -> None:
         self._layout = layout
         self._rules = rules
         self._specials = tuple(specials)
+        self._seeing = tuple(seeing)
         self._findings = findings
 
     def read(self, rule: syntax.Rule) -> Rule:
@@ -80,12 +91,13 @@ class _RuleReader:
         return Rule(name=rule.name, parameters=names, items=self._items(rule.items, names))
 
     def _items(
-        self, items: Iterable[syntax.Item], names: tuple[str, ...], in_loss: bool = False
+        self, items: Iterable[syntax.Item], names: tuple[str, ...], inside: str = ""
     ) -> tuple[LayoutItem, ...]:
-        read = (self._item(item, names, in_loss) for item in items)
+        read = (self._item(item, names, inside) for item in items)
         return tuple(item for item in read if item is not None)
 
-    def _item(self, item: syntax.Item, names: tuple[str, ...], in_loss: bool) -> LayoutItem | None:
+    def _item(self, item: syntax.Item, names: tuple[str, ...], inside: str) -> LayoutItem | None:
+        """One item; `inside` is the bracket that it stands in, if any."""
         match item:
             case syntax.Text():
                 return TextItem(text=item.value)
@@ -97,20 +109,39 @@ class _RuleReader:
                 return None
             case syntax.Repeat():
                 known = self._special(item.name, item.name_span, ())
-                counted = self._field(item.parameter, item.field, "tokens", item.count_span, names)
+                counts = ("tokens", *self._seeing)
+                counted = self._field(item.parameter, item.field, counts, item.count_span, names)
                 if known and counted:
-                    return RepeatItem(special=item.name, count=item.parameter)
+                    part = None if item.field == "tokens" else item.field
+                    return RepeatItem(special=item.name, count=item.parameter, part=part)
                 return None
             case syntax.Field():
-                if self._field(item.parameter, item.field, "index", item.span, names):
+                known = self._field(
+                    item.parameter, item.field, ("index", "corners"), item.span, names
+                )
+                if not known:
+                    return None
+                if item.field == "index":
                     return IndexItem(parameter=item.parameter)
-                return None
+                return CornersItem(parameter=item.parameter)
             case syntax.Use():
                 return self._use(item, names)
             case syntax.Loss():
-                if in_loss:
+                if inside == "loss":
                     self._complain("L709", "this is supervised already", item.span)
-                return LossItem(items=self._items(item.items, names, in_loss=True))
+                elif inside:
+                    self._complain(
+                        "L710",
+                        f"a loss stands inside `{inside}`",
+                        item.span,
+                        fix=Fix(f"write `loss({inside}(...))`"),
+                    )
+                return LossItem(items=self._items(item.items, names, "loss"))
+            case syntax.Apart():
+                return ApartItem(items=self._items(item.items, names, inside or "apart"))
+            case syntax.Choice():
+                lines = tuple(self._items(line, names, inside or "choice") for line in item.lines)
+                return ChoiceItem(lines=lines)
 
     def _special(self, name: str, span: Span, parameters: tuple[str, ...]) -> bool:
         if name in self._specials:
@@ -127,21 +158,26 @@ class _RuleReader:
         return False
 
     def _field(
-        self, parameter: str, field: str, wanted: str, span: Span, names: tuple[str, ...]
+        self,
+        parameter: str,
+        field: str,
+        wanted: Sequence[str],
+        span: Span,
+        names: tuple[str, ...],
     ) -> bool:
         if parameter not in names:
             near = nearest(parameter, names)
             fix = rename(span, f"{near}.{field}") if near else None
             self._complain("L701", f"there is no parameter `{parameter}`", span, fix=fix)
             return False
-        if field != wanted:
-            use = "counts the places of its features" if wanted == "tokens" else "is its number"
+        if field not in wanted:
+            meant = nearest(field, wanted) or wanted[0]
             self._complain(
                 "L701",
                 f"`{parameter}` has no `{field}` here",
                 span,
-                f"`{parameter}.{wanted}` {use}",
-                rename(span, f"{parameter}.{wanted}"),
+                f"`{parameter}.{meant}` {_FIELDS.get(meant, 'counts the places of its features')}",
+                rename(span, f"{parameter}.{meant}"),
             )
             return False
         return True
@@ -179,12 +215,14 @@ class _RuleReader:
         self._findings.add(Diagnostic(code, title, (Label(span, seen),), fix=fix))
 
 
+_FIELDS = {"index": "is its number", "corners": "are its coordinates"}
+
+
 def _uses(items: Iterable[syntax.Item]) -> Iterable[syntax.Use]:
     for item in items:
         if isinstance(item, syntax.Use):
             yield item
-        elif isinstance(item, syntax.Loss):
-            yield from _uses(item.items)
+        yield from _uses(syntax.inner(item))
 
 
 def _refuse_recursion(rules: Mapping[str, syntax.Rule], findings: Findings) -> None:

@@ -585,3 +585,12 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def loss(self, meta: Any, children: list[Any]) -> syntax.Loss:
         return syntax.Loss(tuple(children), self._span(meta))
+
+    def apart(self, meta: Any, children: list[Any]) -> syntax.Apart:
+        return syntax.Apart(tuple(children), self._span(meta))
+
+    def choice(self, meta: Any, children: list[Any]) -> syntax.Choice:
+        return syntax.Choice(tuple(children), self._span(meta))
+
+    def line(self, meta: Any, children: list[Any]) -> tuple[syntax.Item, ...]:
+        return tuple(children)

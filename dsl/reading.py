@@ -342,6 +342,29 @@ class OneOrMore(Reader):
         return read
 
 
+class TextsOrNames(Reader):
+    """A list of strings and names, or one of them alone."""
+
+    def reader(self, source: Any) -> Callable[[Given], object]:
+        """The fields of `TextItem` or `SpecialItem`."""
+
+        def read(given: Given) -> object:
+            if given.path() is None and isinstance(value := _worth(given), ListValue):
+                return tuple(map(one, value.items))
+            return (one(given),)
+
+        def one(given: Given) -> object:
+            path = given.path()
+            if path is not None:
+                return {"item": "special", "special": str(path)}
+            value = _worth(given)
+            if not isinstance(value, str) or not value:
+                wrong_kind("strings in quotes and special tokens", value)
+            return {"item": "text", "text": value}
+
+        return read
+
+
 class Calls:
     """One of the calls that the field's union lists; a selector, where that is in the union."""
 

@@ -1138,8 +1138,6 @@ class Layout(Model):
     """What ends an answer besides what the loss ends in."""
     coordinates: Annotated[Thousandths | None, Calls()] = None
     """How boxes and quadrilaterals are written."""
-    kinds: Annotated[tuple[Name, ...], OneOrMore()] = ()
-    """The kinds of data that are written so; all where none is named."""
     rules: dict[str, Rule]
 
 

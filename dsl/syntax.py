@@ -241,7 +241,33 @@ class Loss:
     span: Span
 
 
-Item = Text | Word | Repeat | Field | Use | Loss
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """`apart(b "###")`: what is tokenised on its own."""
+
+    items: tuple["Item", ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`choice("Describe it.", "What is it?")`: one of several lines."""
+
+    lines: tuple[tuple["Item", ...], ...]
+    span: Span
+
+
+Item = Text | Word | Repeat | Field | Use | Loss | Apart | Choice
+
+
+def inner(item: Item) -> tuple[Item, ...]:
+    """The items directly inside an item."""
+    match item:
+        case Loss() | Apart():
+            return item.items
+        case Choice():
+            return tuple(one for line in item.lines for one in line)
+    return ()
 
 # Statements --------------------------------------------------------------------------------------
 

@@ -8,9 +8,14 @@ tokens that end an answer: they cannot drift apart. No torch, no tokenizer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, TypeAlias
+
+from .places import RULES, Box, Place, Quad, Ref, coordinates
+from .tokenizer import Behind
 
 
 class LayoutError(ValueError):
@@ -19,16 +24,18 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """A picture or clip where it stands in a dialogue: its input, and the tokens it takes.
+    """A picture or clip where it stands in a dialogue: its input, and what it takes.
 
-    They are told apart by the part of the model whose features take their places.
+    `tokens` are its places in the language model, by the part whose features go there; `size` is
+    its width and height in pixels of the file, which boxes are counted in.
     """
 
     kind: str
     tokens: Mapping[str, int]
+    size: tuple[int, int] = (0, 0)
 
 
-Part: TypeAlias = str | Medium
+Part: TypeAlias = str | Medium | Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text; whatever it spells, it is never a special token."""
+    """Plain text; whatever it spells, it is never a special token.
+
+    `behind` says what it follows: the start, a special token or place, or other text.
+    """
 
     text: str
     loss: bool = False
+    behind: Behind = "token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +74,8 @@ class Special:
 class Places:
     """`count` places for the features of a medium, held by one special token; never supervised.
 
-    `medium` counts the media of the whole dialogue, of every kind, from 0; `part` is that of the
-    model whose features these are.
+    `medium` counts the media of the whole dialogue, of every kind, from 0; `part` makes the
+    features.
     """
 
     id: int
@@ -76,16 +87,47 @@ class Places:
 Run: TypeAlias = Text | Special | Places
 
 
+class _Border:
+    """Between texts that are tokenised apart."""
+
+
+_BORDER = _Border()
+
+
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A medium with its number in the dialogue, and among those of its kind (from 1)."""
+    """A medium with its number in the dialogue, and among those of its kind (from 1).
+
+    `rule` lays it out: that of its kind, or the one for pictures that were shown before.
+    """
 
     medium: Medium
     position: int
     index: int
+    rule: str
 
 
-_Content: TypeAlias = "tuple[str | _Placed, ...]"
+@dataclass(frozen=True, slots=True)
+class _Corners:
+    """A box or quadrilateral, and the size of the picture that it lies in."""
+
+    place: Box | Quad
+    size: tuple[int, int]
+
+
+_Piece: TypeAlias = str | _Placed | _Corners | Ref
+_Content: TypeAlias = tuple[_Piece, ...]
+
+
+class _Lot:
+    """Settles one choice after another by the digits of a whole number."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def pick(self, count: int) -> int:
+        self._number, picked = divmod(self._number, count)
+        return picked
 
 
 class Layout:
@@ -98,36 +140,57 @@ class Layout:
     ...         {"loss": [{"slot": "a"}, {"special": "end", "id": 1}]}]},
     ... }}
     >>> layout = Layout("toy", spec)
-    >>> layout.render([Message("ask", ("how", "so"))])
-    (Text(text='how: ', loss=False), Text(text='so', loss=True), Special(id=1, loss=True))
+    >>> for run in layout.render([Message("ask", ("how", "so"))]):
+    ...     print(run)
+    Text(text='how: ', loss=False, behind='start')
+    Text(text='so', loss=True, behind='text')
+    Special(id=1, loss=True)
     >>> layout.prompt([Message("ask", ("how",))]), layout.stops
-    ((Text(text='how: ', loss=False),), (1,))
+    ((Text(text='how: ', loss=False, behind='start'),), (1,))
     """
 
     def __init__(self, name: str, spec: Mapping[str, Any]) -> None:
         self.name = name
         self.stops: tuple[int, ...] = tuple(spec["stop"])
         """The tokens that end an answer."""
+        self.stop_texts: tuple[str, ...] = tuple(spec.get("stop_text", ()))
+        """The texts that end an answer; they are no part of it."""
+        self.strip: bool = spec.get("strip", False)
+        """Whether white space at the ends of messages and answers is dropped."""
+        self.longest: int | None = spec.get("answer")
+        """The most tokens of an answer that are learnt, the one that ends it included."""
         self._system: str | None = spec["system"]
         self._rules: Mapping[str, Mapping[str, Any]] = spec["rules"]
+        self._gap: str = spec.get("gap") or ""
+        self._clean: Mapping[str, Any] | None = spec.get("clean")
+        self._coordinates = coordinates(spec)
 
     @property
     def answer(self) -> str:
-        """The rule that holds what the model says: the first that supervises something."""
-        for name, rule in self._rules.items():
-            if any("loss" in item for item in rule["items"]):
-                return name
+        """The rule that holds what the model says: the first that supervises some content.
+
+        Where no content is supervised, the first that supervises anything.
+        """
+        for learns in (_learns_content, _learns):
+            for name, rule in self._rules.items():
+                if any(map(learns, rule["items"])):
+                    return name
         raise LayoutError(f"the layout {self.name} supervises nothing, so it has no answer")
 
-    def render(self, messages: Sequence[Message]) -> tuple[Run, ...]:
-        """A whole dialogue, answers included."""
-        return _joined(self._runs(self._own(messages)))
+    @property
+    def draws(self) -> bool:
+        """Whether something in it is chosen among several."""
+        return any(_draws(rule["items"]) for rule in self._rules.values())
+
+    def render(self, messages: Sequence[Message], lot: int = 0) -> tuple[Run, ...]:
+        """A whole dialogue, answers included; `lot`, a whole number, settles every choice."""
+        return _joined(self._runs(self._own(messages), _Lot(lot)))
 
     def prompt(self, messages: Sequence[Message]) -> tuple[Run, ...]:
         """A dialogue up to where the model goes on: a prefix of what `render` gives with an answer.
 
         The last message may be an answer of which only the unsupervised parts are given; else the
-        opening of an answer is added.
+        opening of an answer is added. Of every choice the first is taken.
         """
         messages = self._own(messages)
         opening = self._opening()
@@ -139,7 +202,7 @@ class Layout:
                 f"the layout {self.name} lays out {_listed(self._params(self.answer))} by the rule "
                 f"`{self.answer}`, and {wanted} of that must stand before the answer: {given} given"
             )
-        return _joined(self._runs(messages, cut=True))
+        return _joined(self._runs(messages, _Lot(0), cut=True))
 
     def _own(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in terms of this layout: without turns, an exchange is one whole sample."""
@@ -149,34 +212,69 @@ class Layout:
 
     def _opening(self) -> list[str]:
         """The parameters of the answer's rule that stand before what is supervised."""
-        opening: list[str] = []
-        for item in self._rules[self.answer]["items"]:
-            if "loss" in item:
-                break
-            opening += _named(item)
+        opening = [name for item in self._before() for name in _named(item)]
         return [name for name in self._params(self.answer) if name in opening]
+
+    def _before(self) -> Sequence[Mapping[str, Any]]:
+        """The items of the answer's rule that stand before what the model says."""
+        items: Sequence[Mapping[str, Any]] = self._rules[self.answer]["items"]
+        learns = _learns_content if any(map(_learns_content, items)) else _learns
+        return items[: next(number for number, item in enumerate(items) if learns(item))]
 
     def _params(self, rule: str) -> list[str]:
         params: list[str] = self._rules[rule]["params"]
         return params
 
-    def _runs(self, messages: Sequence[Message], *, cut: bool = False) -> Iterator[Run]:
+    def _runs(
+        self, messages: Sequence[Message], lot: _Lot, *, cut: bool = False
+    ) -> Iterator[Run | _Border]:
         if self._system is not None and (not messages or messages[0].role != "system"):
             messages = [Message("system", (self._system,)), *messages]
-        counts: dict[str, int] = {}
+        yield from self._items(self._rules.get("begin", {"items": ()})["items"], {}, lot)
+        yield _BORDER
+        shown: list[_Placed] = []
         for number, message in enumerate(messages, start=1):
-            placed: list[str | _Placed] = []
-            for part in message.parts:
-                if isinstance(part, Medium):
-                    position = sum(counts.values())
-                    counts[part.kind] = counts.get(part.kind, 0) + 1
-                    placed.append(_Placed(part, position, counts[part.kind]))
-                else:
-                    placed.append(part)
+            pieces = self._pieces(message, shown)
             last = cut and number == len(messages)
-            yield from self._message(message.role, tuple(placed), cut=last)
+            yield from self._message(message.role, pieces, lot, cut=last)
 
-    def _message(self, role: str, parts: _Content, *, cut: bool) -> Iterator[Run]:
+    def _pieces(self, message: Message, shown: list[_Placed]) -> _Content:
+        """The parts of a message in terms of a dialogue whose media so far are `shown`."""
+        pieces: list[_Piece] = []
+        recalls = message.role == "user" and "recall" in self._rules
+        if recalls and not any(isinstance(part, Medium) for part in message.parts):
+            pieces += [replace(placed, rule="recall") for placed in shown]
+        for part in self._stripped(message.parts):
+            if isinstance(part, Medium):
+                index = 1 + sum(placed.medium.kind == part.kind for placed in shown)
+                shown.append(_Placed(part, len(shown), index, part.kind))
+                pieces.append(shown[-1])
+            elif isinstance(part, Box | Quad):
+                if not shown:
+                    raise LayoutError("a box lies in a picture, and none stands before it")
+                pieces.append(_Corners(part, shown[-1].medium.size))
+            else:
+                pieces.append(part)
+        return tuple(pieces)
+
+    def _stripped(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """The parts without white space at their ends, where the layout wants that."""
+        if not self.strip:
+            return parts
+        kept = list(parts)
+        while kept and isinstance(kept[0], str) and not kept[0].strip():
+            del kept[0]
+        while kept and isinstance(kept[-1], str) and not kept[-1].strip():
+            del kept[-1]
+        if kept and isinstance(kept[0], str):
+            kept[0] = kept[0].lstrip()
+        if kept and isinstance(kept[-1], str):
+            kept[-1] = kept[-1].rstrip()
+        return kept
+
+    def _message(
+        self, role: str, parts: _Content, lot: _Lot, *, cut: bool
+    ) -> Iterator[Run | _Border]:
         if role not in self._rules:
             raise LayoutError(
                 f"the layout {self.name} has no rule `{role}`; it has {_listed(self._rules)}"
@@ -185,7 +283,7 @@ class Layout:
         if cut:
             params = self._opening()
         if len(params) == 1:
-            bound = {params[0]: parts}
+            bound = {params[0]: self._gapped(parts)}
         elif len(params) == len(parts):
             bound = {name: (part,) for name, part in zip(params, parts, strict=True)}
         else:
@@ -193,77 +291,185 @@ class Layout:
                 f"the rule `{role}` of the layout {self.name} takes "
                 f"{_listed(params) or 'nothing'}, and {len(parts)} parts are given"
             )
-        for item in self._rules[role]["items"]:
-            if cut and "loss" in item:
-                return
-            yield from self._item(item, bound, loss=False)
+        items = self._before() if cut else self._rules[role]["items"]
+        yield from self._items(items, bound, lot)
+
+    def _gapped(self, parts: _Content) -> _Content:
+        """The parts, with the gap behind each picture that no white space follows."""
+        if not self._gap:
+            return parts
+        pieces = list(parts[:1])
+        for part, following in pairwise(parts):
+            spaced = isinstance(following, str) and following[:1].isspace()
+            pieces += (
+                [following]
+                if spaced or not isinstance(part, _Placed)
+                else [
+                    self._gap,
+                    following,
+                ]
+            )
+        return tuple(pieces)
+
+    def _items(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        bound: Mapping[str, _Content],
+        lot: _Lot,
+        loss: bool = False,
+    ) -> Iterator[Run | _Border]:
+        for item in items:
+            yield from self._item(item, bound, lot, loss)
 
     def _item(
-        self, item: Mapping[str, Any], bound: Mapping[str, _Content], *, loss: bool
-    ) -> Iterator[Run]:
+        self, item: Mapping[str, Any], bound: Mapping[str, _Content], lot: _Lot, loss: bool
+    ) -> Iterator[Run | _Border]:
         if "text" in item:
             yield Text(item["text"], loss)
         elif "special" in item:
             yield Special(item["id"], loss)
         elif "slot" in item:
-            yield from self._content(bound[item["slot"]], loss=loss)
+            yield from self._content(bound[item["slot"]], lot, loss)
         elif "repeat" in item:
             placed = self._medium(item["count"], bound)
-            tokens = placed.medium.tokens
-            for part in tokens if item.get("part") is None else [item["part"]]:
-                yield Places(item["repeat"]["id"], tokens[part], placed.position, part)
+            part, count = self._count(placed.medium, item.get("part"))
+            yield Places(item["repeat"]["id"], count, placed.position, part)
         elif "index" in item:
             yield Text(str(self._medium(item["index"], bound).index), loss)
+        elif "corners" in item:
+            yield Text(self._corners(bound[item["corners"]]), loss)
         elif "rule" in item:
             rule = self._rules[item["rule"]]
             inner = dict(zip(rule["params"], (bound[name] for name in item["args"]), strict=True))
-            for child in rule["items"]:
-                yield from self._item(child, inner, loss=loss)
+            yield from self._items(rule["items"], inner, lot, loss)
+        elif "choice" in item:
+            lines = item["choice"]
+            yield from self._items(lines[lot.pick(len(lines))], bound, lot, loss)
+        elif "apart" in item:
+            yield _BORDER
+            yield from self._items(item["apart"], bound, lot, loss)
+            yield _BORDER
         else:
-            for child in item["loss"]:
-                yield from self._item(child, bound, loss=True)
+            yield from self._items(item["loss"], bound, lot, True)
 
     def _medium(self, name: str, bound: Mapping[str, _Content]) -> _Placed:
-        content = bound[name]
-        if len(content) != 1 or isinstance(content[0], str):
-            raise LayoutError(f"the layout {self.name} takes one picture or clip for `{name}`")
-        return content[0]
+        match bound[name]:
+            case (_Placed() as placed,):
+                return placed
+        raise LayoutError(f"the layout {self.name} takes one picture or clip for `{name}`")
 
-    def _content(self, content: _Content, *, loss: bool) -> Iterator[Run]:
+    def _count(self, medium: Medium, part: str | None) -> tuple[str, int]:
+        """The part whose features are placed, and how many there are."""
+        if part is None and len(medium.tokens) == 1:
+            (part,) = medium.tokens
+        if part is not None and part in medium.tokens:
+            return part, medium.tokens[part]
+        raise LayoutError(
+            f"the layout {self.name} does not say which places of a medium `{medium.kind}` it "
+            f"counts; it has those of {_listed(medium.tokens)}"
+        )
+
+    def _corners(self, content: _Content) -> str:
+        match content:
+            case (_Corners(place, size),) if self._coordinates:
+                return self._coordinates.written(place.corners, size)
+        raise LayoutError(f"the layout {self.name} takes corners of a box or a quadrilateral alone")
+
+    def _content(self, content: _Content, lot: _Lot, loss: bool) -> Iterator[Run | _Border]:
         for part in content:
             if isinstance(part, str):
-                yield Text(part, loss)
+                yield Text(self._cleaned(part) if loss else part, loss)
                 continue
-            kind = part.medium.kind
-            if kind not in self._rules:
-                raise LayoutError(f"the layout {self.name} has no rule for a medium `{kind}`")
-            (name,) = self._params(kind)
-            for item in self._rules[kind]["items"]:
-                yield from self._item(item, {name: (part,)}, loss=loss)
+            rule, inner = _rule_of(part)
+            if rule not in self._rules:
+                raise LayoutError(f"the layout {self.name} has no rule for {_noun(part)} `{rule}`")
+            (name,) = self._params(rule)
+            yield from self._items(self._rules[rule]["items"], {name: (inner,)}, lot, loss)
+
+    def _cleaned(self, text: str) -> str:
+        """What is learnt, cleaned as the layout says."""
+        if self._clean is None:
+            return text
+        return clean_caption(text, self._clean["words"])
+
+
+def clean_caption(text: str, words: int) -> str:
+    """A caption of the web as BLIP takes it: small letters, little punctuation, so many words.
+
+    >>> clean_caption("A Dog, running (fast) on the *beach*!!", 5)
+    'a dog, running fast on'
+    """
+    spaced = re.sub(r"([.!\"()*#:;~])", " ", text.lower())
+    joined = re.sub(r"\s{2,}", " ", spaced).rstrip("\n").strip(" ")
+    return " ".join(joined.split(" ")[:words])
+
+
+def _rule_of(part: _Placed | _Corners | Ref) -> tuple[str, _Piece]:
+    """The rule that lays out a part, and what its parameter holds."""
+    match part:
+        case _Placed():
+            return part.rule, part
+        case Ref():
+            return "ref", part.text
+        case _Corners(place):
+            return next(name for name, kind in RULES.items() if isinstance(place, kind)), part
+
+
+def _noun(part: _Piece) -> str:
+    return "a medium" if isinstance(part, _Placed) else "a place"
+
+
+def _inside(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The items directly inside an item."""
+    yield from item.get("loss", ())
+    yield from item.get("apart", ())
+    for line in item.get("choice", ()):
+        yield from line
+
+
+def _learns(item: Mapping[str, Any]) -> bool:
+    return "loss" in item
+
+
+def _learns_content(item: Mapping[str, Any]) -> bool:
+    """Whether an item supervises what a parameter holds, and not fixed text alone."""
+    return "loss" in item and any(_named(item))
+
+
+def _draws(items: Iterable[Mapping[str, Any]]) -> bool:
+    return any("choice" in item or _draws(_inside(item)) for item in items)
 
 
 def _named(item: Mapping[str, Any]) -> Iterator[str]:
     """The parameters that an item speaks of."""
-    for key in ("slot", "count", "index"):
+    for key in ("slot", "count", "index", "corners"):
         if key in item:
             yield item[key]
     yield from item.get("args", ())
+    for inner in _inside(item):
+        yield from _named(inner)
 
 
-def _joined(runs: Iterable[Run]) -> tuple[Run, ...]:
+def _joined(runs: Iterable[Run | _Border]) -> tuple[Run, ...]:
     """Neighbouring text as one run, so that a tokenizer sees it as it would the written page.
 
     Runs that differ in `loss` stay apart: the tokens of a prompt are those of training.
     """
     joined: list[Run] = []
+    behind: Behind = "start"
     for run in runs:
-        last = joined[-1] if joined else None
-        if not isinstance(run, Text):
+        if isinstance(run, _Border):
+            behind = "start"
+        elif not isinstance(run, Text):
             joined.append(run)
-        elif isinstance(last, Text) and run.loss == last.loss:
-            joined[-1] = Text(last.text + run.text, run.loss)
+            behind = "token"
         elif run.text:
-            joined.append(run)
+            last = joined[-1] if joined else None
+            if behind == "text" and isinstance(last, Text) and last.loss == run.loss:
+                joined[-1] = replace(last, text=last.text + run.text)
+            else:
+                joined.append(replace(run, behind=behind))
+            behind = "text"
     return tuple(joined)
 
 

@@ -6,13 +6,19 @@ from collections.abc import Iterable, Iterator
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.recipe import (
+    CornersItem,
     Layout,
     LayoutItem,
     LossItem,
     Recipe,
     RepeatItem,
+    Rule,
     RuleItem,
     SpecialItem,
+    TextItem,
+    end_of,
+    has_content,
+    items_within,
 )
 from ..places import labels
 
@@ -27,10 +33,8 @@ def prove_layouts(recipe: Recipe, findings: Findings) -> None:
         if name not in used:
             continue
         for rule in layout.rules.values():
-            for item in rule.items:
-                if isinstance(item, LossItem):
-                    for diagnostic in _loss(recipe, name, rule.name, item):
-                        findings.add(diagnostic)
+            for diagnostic in _rule(recipe, name, rule):
+                findings.add(diagnostic)
 
 
 def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
@@ -57,13 +61,41 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
         )
 
 
+def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
+    for item in items_within(rule.items):
+        match item:
+            case LossItem():
+                yield from _loss(recipe, layout, rule.name, item)
+            case RepeatItem(part=str(part)) if recipe.lm and part not in (
+                source.part for source in recipe.lm.in_
+            ):
+                yield Diagnostic(
+                    "L711",
+                    f"`{layout}.{rule.name}` keeps places for `{part}`",
+                    labels(
+                        recipe,
+                        (f"{layout}.{rule.name}", f"`{item.count}.{part}` is counted here"),
+                        ("lm.in", "the language model takes none of its features"),
+                    ),
+                    fix=Fix(f"add `{part}` to `lm.in`, or count `{item.count}.tokens`"),
+                )
+            case CornersItem() if recipe.layouts[layout].coordinates is None:
+                yield Diagnostic(
+                    "L712",
+                    f"`{layout}.{rule.name}` writes coordinates, and nothing says how",
+                    labels(recipe, (f"{layout}.{rule.name}", "they are written here")),
+                    fix=Fix("write `coordinates = thousandths()`"),
+                )
+
+
 def _loss(recipe: Recipe, layout: str, rule: str, loss: LossItem) -> Iterator[Diagnostic]:
-    if not loss.items or not isinstance(loss.items[-1], SpecialItem):
+    ends = isinstance(loss.items[-1], SpecialItem | TextItem) if loss.items else False
+    if end_of(loss) is None if has_content(loss) else not ends:
         yield Diagnostic(
             "L706",
-            f"the loss of `{layout}.{rule}` does not end in a special token",
+            f"the loss of `{layout}.{rule}` does not end in a special token or in fixed text",
             labels(recipe, (f"{layout}.{rule}", "nothing in it says that the answer is over")),
-            "a model that never learns a stop token never stops",
+            "a model that never learns where to stop never stops",
             Fix("end the loss with a special token: `loss(b im_end)`"),
         )
     if _has_places(recipe.layouts[layout], loss.items):
@@ -80,5 +112,5 @@ def _has_places(layout: Layout, items: Iterable[LayoutItem]) -> bool:
     return any(
         isinstance(item, RepeatItem)
         or (isinstance(item, RuleItem) and _has_places(layout, layout.rules[item.rule].items))
-        for item in items
+        for item in items_within(items)
     )

@@ -11,6 +11,7 @@ from triptych.backends.base import InputError, Limit
 from triptych.backends.eager import EagerExecutable
 from triptych.backends.generation import Session, _groups
 from triptych.backends.sampling import Sampling
+from triptych.blocks.input.ending import Ending
 from triptych.blocks.input.sample import Turn
 
 from .conftest import DIALOGUES, asked, clip, picture
@@ -75,7 +76,7 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(session, processor, mo
     (free,) = session.chat([asked("hello there")], new=6)
     stop = free.tokens[3]
     assert free.ended == "length"
-    monkeypatch.setattr(type(processor), "stops", (stop,))
+    monkeypatch.setattr(processor, "ending", Ending((stop,)))
     stopped, other = session.chat([asked("hello there"), DIALOGUES[1]], new=6)
     assert (stopped.tokens, stopped.ended) == (free.tokens[: free.tokens.index(stop)], "stop")
     assert len(other.tokens) == 6, "the other row goes on"

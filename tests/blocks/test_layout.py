@@ -85,7 +85,7 @@ def test_only_answers_and_their_stop_tokens_are_supervised():
         Text("\n"),
         Special(START),
         Text("assistant\n"),
-        Text("A frog.", loss=True),
+        Text("A frog.", loss=True, behind="text"),
         Special(END, loss=True),
         Text("\n"),
     )

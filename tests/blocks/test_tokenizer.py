@@ -89,5 +89,7 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
         Tokenizer.load("tiktoken", SHIPPED / "qwen.tiktoken", {"<s>": 5})
     with pytest.raises(TokenizerError, match="there is no vocabulary file"):
         Tokenizer.load("tiktoken", tmp_path / "none.tiktoken", {})
-    with pytest.raises(TokenizerError, match="sentencepiece vocabularies cannot be read yet"):
+    with pytest.raises(TokenizerError, match="tokenizer.json is no SentencePiece model"):
         Tokenizer.load("sentencepiece", trained, {})
+    with pytest.raises(TokenizerError, match="wordpiece vocabularies cannot be read"):
+        Tokenizer.load("wordpiece", trained, {})
