@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from triptych.backends.weights import Weights
+from triptych.blocks.input.batch import Batches
+from triptych.blocks.input.media import MediaInput
+from triptych.blocks.input.positions import TextPositions
 from triptych.compiler.graph import Program
 from triptych.compiler.lower import Lowered, lower
+from triptych.compiler.types import evaluate
 from triptych.dsl.recipe import Recipe
 
 FOLDER = Path(os.environ.get("TRIPTYCH_GOLDEN") or Path(__file__).parent.parent / "golden_cases")
@@ -113,9 +118,47 @@ class Case:
         Weights.open(recipe, self.weights, parts).fill(lowered.module)
         return lowered
 
+    def batches(self, program: Program) -> Batches:
+        """How a program's samples are put together; text is given in tokens already."""
+        spec = program.spec
+        inputs = {name: MediaInput(name, unfolded(given)) for name, given in spec["inputs"].items()}
+        positions = TextPositions(spec["text"])
+        return Batches(_no_text, spec["tokens"]["pad"], inputs, spec["features"], positions)
+
+    def caches(self, lowered: Lowered, rows: int, slots: int) -> dict[str, Tensor]:
+        """Empty caches for a batch."""
+        sizes = {"batch": rows, "slots": slots}
+        return {
+            name: torch.zeros([evaluate(size, sizes) for size in feed.sizes])
+            for name, feed in lowered.methods["decode"].signature.items()
+            if name.startswith("cache.")
+        }
+
     def _json(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
         return found
+
+
+def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of an input whose rows hold every frame, as published."""
+    views = {name: view | {"folded": False} for name, view in given["views"].items()}
+    return {**given, "views": views}
+
+
+def patches(pixels: Tensor, patch: int) -> Tensor:
+    """Pictures [M, C, H, W] of one size as what a dense tower takes, [M, P, row]."""
+    cut = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def everywhere(lowered: Lowered, values: Mapping[str, Tensor]) -> Tensor:
+    """The logits of all places, [B, T, V], of what the nodes of a prefill yield."""
+    head: Tensor = lowered.module.get_submodule("lm.head")(values["lm.norm"])
+    return head
+
+
+def _no_text(text: str) -> list[int]:
+    raise AssertionError("the cases give tokens")
 
 
 class Taps:

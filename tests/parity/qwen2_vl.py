@@ -11,14 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triptych.blocks.input.batch import Batches
-from triptych.blocks.input.media import MediaInput
-from triptych.blocks.input.positions import TextPositions
 from triptych.blocks.input.sample import Sample, Seen
 from triptych.blocks.input.sizes import Grid
-from triptych.compiler.graph import Program
 from triptych.compiler.lower import Lowered
-from triptych.compiler.types import evaluate
 from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.recipe import Recipe
 from triptych.tests.parity.golden import Case, cases
@@ -51,22 +46,6 @@ class Qwen2VLCase(Case):
         """The sets of inputs of the case; the names of a second one begin with `tall.`, say."""
         prefixes = [name.removesuffix("input_ids") for name in self.inputs]
         return [Feed(self, prefix) for prefix in prefixes if f"{prefix}input_ids" in self.inputs]
-
-    def batches(self, program: Program) -> Batches:
-        """How a program's samples are put together; text is given in tokens already."""
-        spec = program.spec
-        inputs = {name: MediaInput(name, unfolded(given)) for name, given in spec["inputs"].items()}
-        positions = TextPositions(spec["text"])
-        return Batches(_no_text, spec["tokens"]["pad"], inputs, spec["features"], positions)
-
-    def caches(self, lowered: Lowered, rows: int, slots: int) -> dict[str, Tensor]:
-        """Empty caches for a batch."""
-        sizes = {"batch": rows, "slots": slots}
-        return {
-            name: torch.zeros([evaluate(size, sizes) for size in feed.sizes])
-            for name, feed in lowered.methods["decode"].signature.items()
-            if name.startswith("cache.")
-        }
 
     def prefill(
         self, lowered: Lowered, inputs: dict[str, Tensor], caches: dict[str, Tensor] | None = None
@@ -159,16 +138,6 @@ class Feed:
             pixels = np.zeros((frames, size[1], size[0], vision["in_channels"]), np.uint8)
             yield Seen(name, pixels, size, {"merger": (place,)})
             place += grid.merged((side, side)).patches
-
-
-def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of an input whose rows hold every frame, as published."""
-    views = {name: view | {"folded": False} for name, view in given["views"].items()}
-    return {**given, "views": views}
-
-
-def _no_text(text: str) -> list[int]:
-    raise AssertionError("the cases give tokens")
 
 
 def _variant(config: Mapping[str, Any]) -> str:

@@ -17,7 +17,8 @@ from triptych.blocks.input.sample import Attachment, Turn
 from triptych.blocks.input.video import Clip
 from triptych.compiler.pipeline import for_inference
 from triptych.dsl.load import load_recipe
-from triptych.tests.parity.qwen2_vl import processor_cases, prompts_cases, unfolded
+from triptych.tests.parity.golden import unfolded
+from triptych.tests.parity.qwen2_vl import processor_cases, prompts_cases
 
 BASE = "qwen2_vl_7b"
 
