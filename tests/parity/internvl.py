@@ -1,0 +1,168 @@
+"""Golden cases of InternVL: the shipped recipes in the sizes of a case, and pixels as patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.blocks.input.batch import Batches
+from triptych.blocks.input.media import MediaInput
+from triptych.blocks.input.positions import TextPositions
+from triptych.compiler.graph import Program
+from triptych.dsl.load import load_text
+from triptych.dsl.recipe import Recipe
+from triptych.tests.parity.golden import Case
+
+
+@dataclass(frozen=True)
+class InternVLCase(Case):
+    """A case whose model is a shipped recipe in other sizes."""
+
+    @property
+    def vision(self) -> Mapping[str, Any]:
+        """The configuration of the tower."""
+        return self._of("vision_config")
+
+    @property
+    def pooling(self) -> Mapping[str, Any]:
+        """The configuration that says how wide pooled vectors are."""
+        return self.config.get("internvl_config", self.config)
+
+    def _of(self, name: str) -> Any:
+        return self.config.get("internvl_config", self.config)[name]
+
+    @property
+    def side(self) -> int:
+        """The pictures' width and height in pixels."""
+        side: int = self.vision.get("force_image_size", self.vision["image_size"])
+        return side
+
+    @cached_property
+    def contrastive(self) -> Recipe:
+        """InternVL-14B in the sizes of the case."""
+        return self._variant("internvl_14b", self._tower, self._pools, self._query_decoder)
+
+    @cached_property
+    def chat(self) -> Recipe:
+        """InternVL-Chat without QLLaMA in the sizes of the case."""
+        return self._variant("internvl_chat_7b", self._tower, self._decoder, self._projector)
+
+    @cached_property
+    def chat_with_queries(self) -> Recipe:
+        """InternVL-Chat with QLLaMA in the sizes of the case."""
+        parts = (self._tower, self._query_decoder, self._decoder, self._both_projectors)
+        return self._variant("internvl_chat_qllama_7b", *parts)
+
+    def _variant(self, base: str, *parts: Any) -> Recipe:
+        changes = "\n".join(part() for part in parts)
+        return load_text(f"recipe tiny extends {base} {{ {changes} }}", f"{self.folder.name}.vlm")
+
+    def _tower(self) -> str:
+        vision = self.vision
+        grid = self.side // vision["patch_size"]
+        return f"""
+        amend input image {{ resize = square({self.side}px) }}
+        amend encoder vit {{
+          patch = {vision["patch_size"]}px
+          depth = {vision["num_hidden_layers"]}
+          width = {vision["hidden_size"]}
+          heads = {vision["num_attention_heads"]}
+          ffn   = {vision["intermediate_size"]}
+          act   = {vision["hidden_act"]}
+          norm  = rmsnorm(eps: {vision["layer_norm_eps"]})
+          pos   = learned({grid}x{grid})
+        }}"""
+
+    def _decoder(self) -> str:
+        lm = self.config["llm_config"]
+        return f"""
+        amend lm {{
+          depth   = {lm["num_hidden_layers"]}
+          width   = {lm["hidden_size"]}
+          heads   = {lm["num_attention_heads"]}
+          ffn     = {lm["intermediate_size"]}
+          vocab   = {lm["vocab_size"]}
+          act     = {lm["hidden_act"]}
+          norm    = rmsnorm(eps: {lm["rms_norm_eps"]})
+          context = {lm["max_position_embeddings"]}tok
+        }}"""
+
+    def _projector(self) -> str:
+        block = self.vision["num_hidden_layers"] + 1 + self.config["mm_vision_select_layer"] - 1
+        ignored = "model.vision_tower.vision_tower.encoder.layers"
+        return f"""
+        amend adapter projector {{ in = vit.blocks[{block}].patches }}
+        amend stage pretrain {{ resize = square({self.side}px) }}
+        amend weights {{
+          {" ".join(f'drop ignore "{ignored}.{layer}.*"' for layer in (45, 46, 47))}
+          {
+            " ".join(
+                f'add ignore "{ignored}.{layer}.*" : "behind the block that is taken"'
+                for layer in range(block + 1, self.vision["num_hidden_layers"])
+            )
+        }
+        }}"""
+
+    def _both_projectors(self) -> str:
+        block = self.vision["num_hidden_layers"] + 1 + self.config["select_layer"] - 1
+        specials = self.config["special_ids"]
+        amended = "\n".join(
+            f"amend special {name} @ {id}" for name, id in zip(specials, specials.values())
+        )
+        return f"""
+        amend adapter patch_mlp {{ in = vit.blocks[{block}].patches }}
+        amend tokens {{ {amended} }}"""
+
+    def _pools(self) -> str:
+        heads, out = self.pooling["attn_pool_num_heads"], self.pooling["clip_embed_dim"]
+        return "\n".join(
+            f"amend adapter {name} {{ heads = {heads} out = {out} }}"
+            for name in ("pool", "query_pool")
+        )
+
+    def _query_decoder(self) -> str:
+        qllama, outer = self._of("qllama_config"), self.pooling
+        return f"""
+        amend adapter qllama {{
+          queries     = {outer["num_query_token"]}
+          depth       = {qllama["num_hidden_layers"]}
+          width       = {qllama["hidden_size"]}
+          heads       = {qllama["num_attention_heads"]}
+          ffn         = {qllama["intermediate_size"]}
+          vocab       = {qllama["vocab_size"]}
+          act         = {qllama["hidden_act"]}
+          norm        = rmsnorm(eps: {qllama["rms_norm_eps"]})
+          cross_every = {outer["cross_attention_frequency"]}
+          context     = {qllama["max_position_embeddings"]}tok
+        }}"""
+
+    def batches(self, program: Program) -> Batches:
+        """How a program's samples are put together; text is given in tokens already."""
+        spec = program.spec
+        inputs = {name: MediaInput(name, given) for name, given in spec["inputs"].items()}
+        positions = TextPositions(spec["text"])
+        return Batches(_no_text, spec["tokens"]["pad"], inputs, spec["features"], positions)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Pixels [M, 3, H, W] as what a tower takes, [M, P, row]."""
+        side = self.vision["patch_size"]
+        cut = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def texts(ids: Tensor, mask: Tensor, route: str) -> dict[str, Tensor]:
+    """The feeds of a route: each text with the picture of its own number."""
+    return {
+        f"{route}.tokens": ids,
+        f"{route}.last": mask.sum(1) - 1,
+        f"{route}.picture": torch.arange(len(ids)),
+    }
+
+
+def _no_text(text: str) -> list[int]:
+    raise AssertionError("the cases give tokens")
