@@ -136,7 +136,8 @@ def put_together(form: Form, tensors: Sequence[Tensor]) -> Tensor:
             grouped = [tensor.unflatten(0, (groups, -1)) for tensor in tensors]
             return torch.cat(grouped, dim=1).flatten(0, 1)
         case Interleaved(parts=parts, groups=groups):
-            return tensors[0].unflatten(0, (parts, groups, -1)).transpose(0, 1).flatten(0, 2)
+            heads: Tensor = tensors[0].unflatten(0, (parts, groups, -1)).transpose(0, 1)
+            return heads.flatten(0, 2)
     return tensors[0]
 
 

@@ -269,7 +269,7 @@ _SETTINGS = {
 """Facts of operations that a recipe has under another name."""
 
 
-_FOLLOWING = ("packed", "rotary", "taps", "table", "grid")
+_FOLLOWING = ("packed", "rotary", "taps", "table", "grid", "scaled_queries")
 """Facts of operations that follow from settings which are compared themselves."""
 
 
@@ -364,7 +364,7 @@ def _positions(old: Recipe, new: Recipe) -> Iterator[Edit]:
         if name in exchanged:
             continue
         inner = name not in {**old.encoders, **new.encoders}  # inputs are told of themselves
-        for setting in ("in_", "pos") if inner else ("pos",):
+        for setting in ("in_", "pos", "query_scale") if inner else ("pos",):
             before, after = (
                 _flat(getattr(recipe.block(name), setting, None)) for recipe in (old, new)
             )
@@ -411,7 +411,7 @@ def _flat(value: object, path: str = "") -> dict[str, str]:
     found = {path: str(value.model_dump()["call"])} if isinstance(value, CallModel) else {}
     for name, given in inside:
         if name not in ("call", "kind", "type"):
-            found |= _flat(given, f"{path}.{name}".lstrip("."))
+            found |= _flat(given, f"{path}.{name}".strip("._"))
     return found
 
 

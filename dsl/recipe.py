@@ -68,7 +68,7 @@ class CallModel(Model):
         if self.open_arguments:
             given = given[self.open_arguments]
         arguments = [
-            written(value) if name in self.positional else f"{name}: {written(value)}"
+            written(value) if name in self.positional else f"{name.strip('_')}: {written(value)}"
             for name, value in given.items()
         ]
         return f"{type(self).model_fields['call'].default}({', '.join(arguments)})"
@@ -403,7 +403,7 @@ class Ntk(CallModel):
 
 
 class Su(CallModel):
-    """Each frequency is divided by its own factor, of `long` where a sequence is longer than `from`.
+    """Each frequency is divided by its own factor, of `long` in sequences longer than `from`.
 
     Cosines and sines are scaled by sqrt(1 + ln(to / from) / ln(from)), as in Phi-3.
     """
@@ -1663,6 +1663,9 @@ class TensorRt(CallModel):
 class Mode(Model):
     """How the trained model answers: its limits, and what it is compiled for."""
 
+    type: Literal["Chat"] = "Chat"
+    from_: Taken | None = Field(alias="from", default=None)
+    """What writes the answer, where it is not the language model: `qllama.caption`."""
     layout: Name
     batch: CountRange
     prompt: TokRange
@@ -1781,12 +1784,12 @@ class Recipe(Model):
     inputs: dict[str, Input] = {}
     encoders: dict[str, Encoder] = {}
     adapters: dict[str, Adapter] = {}
-    lm: Decoder | None = None
+    lm: Decoder | QueryDecoder | None = None
     weights: Weights | None = None
     layouts: dict[str, Layout] = {}
     objectives: dict[str, Objective] = {}
     stages: dict[str, Stage] = {}
-    modes: dict[str, Mode] = {}
+    modes: dict[str, AnyMode] = {}
     asserts: tuple[Assertion, ...] = ()
     facts: Facts = Field(default_factory=Facts, exclude=True, repr=False)
 
@@ -1797,6 +1800,17 @@ class Recipe(Model):
                 return self.facts.spans[path]
             path = path.rpartition("[" if path.endswith("]") else ".")[0]
         return self.facts.spans.get("")
+
+    @property
+    def chats(self) -> dict[str, Mode]:
+        """The modes that write answers."""
+        return {name: mode for name, mode in self.modes.items() if isinstance(mode, Mode)}
+
+    @property
+    def speaker(self) -> "Decoder | QueryDecoder | None":
+        """What reads and writes text: the language model, else a decoder with queries."""
+        decoders = (part for part in self.adapters.values() if isinstance(part, QueryDecoder))
+        return self.lm or next(decoders, None)
 
     def block(self, name: str) -> Model | None:
         """The block of this name; None when there is none."""

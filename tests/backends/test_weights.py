@@ -19,7 +19,7 @@ from triptych.backends.weights import (
 )
 from triptych.compiler.weights import names, shape_of
 from triptych.dsl.load import load_text
-from triptych.dsl.recipe import Interleaved, Joined, Renamed, Squeezed, Transposed
+from triptych.dsl.recipe import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
 
 TINY = Path(__file__).parent / "tiny.vlm"
 
@@ -51,7 +51,7 @@ def test_a_folder_of_published_files(recipe, state, tmp_path):
     assert_equal(loaded(recipe, tmp_path), state)
 
 
-FORMS = {
+FORMS: dict[str, tuple[Form, list[tuple[int, ...]]]] = {
     "renamed": (Renamed(target="a"), [(3, 4)]),
     "transposed": (Transposed(target="a"), [(3, 4)]),
     "squeezed": (Squeezed(target="a"), [(1, 1, 3, 4)]),

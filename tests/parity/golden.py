@@ -95,7 +95,7 @@ class Case:
     @property
     def weights(self) -> Path:
         """The file of weights: the case's own, or the sibling's that its configuration names."""
-        return self.folder / self.config.get("weights_from", WEIGHTS)
+        return self.folder / str(self.config.get("weights_from", WEIGHTS))
 
     @property
     def is_model(self) -> bool:
@@ -147,7 +147,7 @@ def unfolded(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def patches(pixels: Tensor, patch: int) -> Tensor:
     """Pictures [M, C, H, W] of one size as what a dense tower takes, [M, P, row]."""
-    cut = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    cut: Tensor = pixels.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
     return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from triptych.backends.weights import Weights
-from triptych.blocks.input.batch import Batches, Prompts
-from triptych.blocks.input.positions import TextPositions
+from triptych.blocks.input.batch import Prompts
 from triptych.blocks.input.sample import Sample
 from triptych.compiler.lower import Lowered
 from triptych.compiler.pipeline import for_inference, for_training
-from triptych.compiler.types import evaluate
 from triptych.compiler.weights import names
 from triptych.dsl.load import load_text
 from triptych.dsl.recipe import Recipe
@@ -96,24 +94,11 @@ class LanguageCase(Case):
     def lowered(self) -> Lowered:
         return self.lower(for_inference(self.recipe, "chat"), self.recipe, ["lm"])
 
-    @cached_property
-    def batches(self) -> Batches:
-        spec = self.lowered.program.spec
-        positions = TextPositions(spec["text"])
-        return Batches(lambda text: [], spec["tokens"]["pad"], {}, [], positions)
-
-    def prompts(self, rows: list[Tensor]) -> Prompts:
-        return self.batches.prompt_batch(
+    def batch(self, rows: list[Tensor]) -> Prompts:
+        """Prompts of these tokens."""
+        return self.batches(self.lowered.program).prompt_batch(
             [Sample(row.numpy(), np.zeros(len(row), bool), ()) for row in rows]
         )
-
-    def caches(self, rows: int, slots: int) -> dict[str, Tensor]:
-        sizes = {"batch": rows, "slots": slots}
-        return {
-            name: torch.zeros([evaluate(size, sizes) for size in feed.sizes])
-            for name, feed in self.lowered.methods["decode"].signature.items()
-            if name.startswith("cache.")
-        }
 
     def values(self, prompts: Prompts, caches: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the prefill computes, with logits at every place."""
@@ -125,11 +110,12 @@ class LanguageCase(Case):
     def greedy(self, prompts: Prompts, steps: int) -> tuple[Tensor, Tensor]:
         """The tokens of an answer, [B, N], and the scores that each was chosen by, [B, N, V]."""
         rows, length = prompts.inputs["text.tokens"].shape
-        caches = self.caches(rows, length + steps)
+        batches = self.batches(self.lowered.program)
+        caches = self.caches(self.lowered, rows, length + steps)
         scores = [self.values(prompts, caches)["logits"][:, -1]]
         tokens = [scores[0].argmax(-1)]
         for slot in range(length, length + steps - 1):
-            inputs = self.batches.next_inputs(prompts, tokens[-1], slot)
+            inputs = batches.next_inputs(prompts, tokens[-1], slot)
             with torch.no_grad():
                 scores.append(self.lowered.methods["decode"](inputs | caches)["logits"])
             tokens.append(scores[-1].argmax(-1))
@@ -206,16 +192,16 @@ def test_a_grouped_matrix_is_taken_apart(case, kernels):
 def test_long_sequences_turn_slower(case, kernels):
     (row,) = case.rows("long")
     assert len(row) > case.config["max_position_embeddings"]
-    prompts = case.prompts([row])
-    values = case.values(prompts, case.caches(1, prompts.length))
+    prompts = case.batch([row])
+    values = case.values(prompts, case.caches(case.lowered, 1, prompts.length))
     kernels.check(values["logits"], case.expected["long.logits"], "long.logits")
 
 
 @grouped_cases
 def test_short_sequences_do_not(case, kernels):
     rows = case.rows("short")
-    prompts = case.prompts(rows)
-    caches = case.caches(len(rows), prompts.length)
+    prompts = case.batch(rows)
+    caches = case.caches(case.lowered, len(rows), prompts.length)
     values = case.values(prompts, caches)
     found = {
         "short.hidden.embed": values["lm.embed"],
@@ -234,7 +220,7 @@ def test_short_sequences_do_not(case, kernels):
 @grouped_cases
 def test_greedy_tokens(case, kernels):
     expected = case.expected["short.generated"]
-    tokens, _ = case.greedy(case.prompts(case.rows("short")), expected.shape[1])
+    tokens, _ = case.greedy(case.batch(case.rows("short")), expected.shape[1])
     assert torch.equal(tokens, expected)
 
 
@@ -299,7 +285,7 @@ class SteppedCase(LanguageCase):
             held = ids[begin + 1 : end]
             path = bytes(held[held != special["img_pad"]].tolist()).decode()
             index[begin + 1 : end] = pictures.index(path) * len(held) + torch.arange(len(held))
-        prompts = self.prompts([ids])
+        prompts = self.batch([ids])
         features = self.expected["image_features"].flatten(0, 1)
         given = {"text.feature_index": index[None], "features": features}
         return replace(prompts, inputs=dict(prompts.inputs) | given)
@@ -316,7 +302,7 @@ def test_scores_of_prompts_within_and_beyond_the_trained_length(case, kernels):
     for name in case.config["prompts"]:
         prompts = case.prompt(name)
         taps = Taps(case.lowered)
-        values = case.values(prompts, case.caches(1, prompts.length))
+        values = case.values(prompts, case.caches(case.lowered, 1, prompts.length))
         found = {
             "inputs_embeds": values["lm.splice"],
             "layer0_out": taps.seen["lm.blocks.0"][0],
@@ -339,7 +325,7 @@ def test_an_answer_keeps_the_turns_of_its_prompt(case, kernels, name):
     kernels.check(scores, case.expected[f"{name}.decode_logits"], f"{name}.decode_logits")
     if f"{name}.rerun_last_logits" in case.expected:
         again = case.prompt(name, tokens[0, :-1].tolist())
-        last = case.values(again, case.caches(1, again.length))["logits"][:, -1]
+        last = case.values(again, case.caches(case.lowered, 1, again.length))["logits"][:, -1]
         kernels.check(last, case.expected[f"{name}.rerun_last_logits"], f"{name}.rerun_last_logits")
 
 
