@@ -29,6 +29,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from ..blocks.input.places import Box, Quad
 from ..blocks.input.sample import Attachment, Region, Turn
 from ..dsl.recipe import Ramp
 
@@ -76,6 +77,12 @@ class Example:
         """Every picture and clip in reading order."""
         parts = (part for turn in self.turns for part in turn.parts)
         return tuple(part for part in parts if isinstance(part, Attachment))
+
+    @property
+    def places(self) -> tuple[Box | Quad, ...]:
+        """Every box in the text."""
+        parts = (part for turn in self.turns for part in turn.parts)
+        return tuple(part for part in parts if isinstance(part, Box | Quad))
 
 
 class Source(Protocol):

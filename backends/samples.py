@@ -14,7 +14,7 @@ from ..blocks.input.batch import Share
 from ..blocks.input.media import Change
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Attachment, Sample, Turn
-from ..dsl.recipe import By, Stage
+from ..dsl.recipe import By, RandomCrop, Stage
 from .data import Example, generator, number_of
 
 PAIR = "pair"
@@ -41,6 +41,7 @@ class Samples:
         self.processor = Processor(spec, resources)
         self._rules = {name: spec["layouts"][name]["rules"] for name in spec["layout"]}
         self._layouts = stage.layout.layouts if isinstance(stage.layout, By) else {}
+        self._crops = any(isinstance(call, RandomCrop) for call in stage.augment)
         self._augment = [call.model_dump() for call in stage.augment]
         self.window = stage.group_by_length or int(bool(stage.apart) or self.processor.draws)
         """Whole batches of positions that samples stay in; 0 where batches follow each other."""
@@ -54,6 +55,8 @@ class Samples:
 
     def prepare(self, example: Example) -> Sample:
         """The example in tokens and resized pictures; ValueError says why it cannot be used."""
+        if self._crops and (example.places or (example.regions and self._scores_regions)):
+            raise ValueError("its boxes would not be where they were in a random crop")
         layouts = self._layouts.get(example.kind)
         turns = as_pair(example.turns) if self._in_pairs(layouts) else example.turns
         sample = self.processor.sample(

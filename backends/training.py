@@ -34,6 +34,7 @@ from . import backend, checkpoint
 from .base import MissingError
 from .checkpoint import Checkpoint, Progress
 from .data import Bad, Mixture, Source, bind, open_source
+from .drop_path import DropPaths
 from .feed import Ahead, Feed
 from .gradients import threads
 from .optim import Schedule
@@ -334,9 +335,10 @@ class _Walk:
             workers=self._options.workers,
             device=self._options.device,
         )
+        drops = DropPaths(program.methods, f"{stage.seed}/{name}")
         try:
             with code:
-                return self._steps(name, run, samples, progress, said, last=last)
+                return self._steps(name, run, samples, drops, progress, said, last=last)
         finally:
             run.close()
 
@@ -345,6 +347,7 @@ class _Walk:
         name: str,
         run: StageRun,
         samples: Samples,
+        drops: DropPaths,
         progress: Progress,
         said: dict[str, Any],
         *,
@@ -377,7 +380,7 @@ class _Walk:
                 self._bad.add(batch.bad)
                 rate = schedule.rate(progress.step, done, progress.warm)
                 try:
-                    losses, norm = run.step(batch.shards, rate)
+                    losses, norm = run.step(drops.into(batch.shards, batch.position), rate)
                 except NotFiniteError as error:
                     where = f"stage {name}, step {progress.step + 1}"
                     raise TrainingError(

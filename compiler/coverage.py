@@ -195,6 +195,20 @@ def droppable(graph: Graph, selector: Selector) -> dict[str, list[int]]:
     return {name: blocks for name, blocks in found.items() if blocks}
 
 
+def drop_rates(recipe: Recipe, stage: str) -> dict[str, tuple[float, ...]]:
+    """The chance of each block to be left out in a stage, by module; only where it drops paths."""
+    found = dict[str, list[float]]()
+    graph = build(recipe)
+    for drop in recipe.stages[stage].drop_path:
+        for module, blocks in droppable(graph, drop.target).items():
+            last = recipe.encoders[module.partition(".")[0]].depth - 1
+            rates = found.setdefault(module, [0.0] * (last + 1))
+            for block in blocks:
+                along = block / last if last and drop.over == "ramp" else 1.0
+                rates[block] = drop.rate * along
+    return {module: tuple(rates) for module, rates in found.items()}
+
+
 def _of_block(parameter: str, module: str, block: int) -> bool:
     return parameter.startswith(f"{module}.{block}.")
 

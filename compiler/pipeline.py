@@ -15,9 +15,10 @@ from typing import Protocol
 from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
 from ..dsl.recipe import Recipe
 from .build import build, objectives
-from .coverage import Coverage, coverage
+from .coverage import Coverage, coverage, drop_rates
 from .graph import Graph, Methods, Program
 from .ops import Head, Param
+from .passes.add_drop_path import AddDropPath
 from .passes.add_losses import AddLosses
 from .passes.drop_unused import DropUnused
 from .passes.fold_still_frames import FoldStillFrames
@@ -86,6 +87,7 @@ def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass
     return (
         *model_passes(recipe),
         AddLosses(objectives(recipe, stage)),
+        AddDropPath(drop_rates(recipe, stage)),
         DropUnused(),
         Freeze(covered.trained.keys() | covered.adapted.keys()),
         SplitTraining(),

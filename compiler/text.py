@@ -205,12 +205,12 @@ class _Reader:
                 self.take(",")
         return found
 
-    def numbers(self) -> tuple[int, ...]:
-        """Whole numbers in brackets."""
-        found = list[int]()
+    def numbers(self) -> tuple[Option, ...]:
+        """Numbers in brackets."""
+        found = list[Option]()
         self.take("[")
         while not self.skip("]"):
-            found.append(int(self.take(kind="number")))
+            found.append(_number(self.take(kind="number")))
             if self.next != "]":
                 self.take(",")
         return tuple(found)

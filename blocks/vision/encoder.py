@@ -108,10 +108,14 @@ class VisionBlock(nn.Module):
         self.ls2 = nn.Parameter(torch.ones(width)) if layer_scale else None
         self.checkpoint = False
 
-    def forward(self, x_XW: Tensor, *segments: Tensor) -> Tensor:
-        """As it came; `segments` are the ids of packed patches, then the cosines and sines."""
-        x_XW = _residual(x_XW, self.attn(self.norm1(x_XW), *segments), self.ls1)
-        return _residual(x_XW, self.mlp(self.norm2(x_XW)), self.ls2)
+    def forward(self, x_XW: Tensor, *segments: Tensor, kept: Tensor | None = None) -> Tensor:
+        """As it came; `segments` are the ids of packed patches, then the cosines and sines.
+
+        `kept`, [2, N] or [2, M], is what each branch counts; without it, each counts 1.
+        """
+        kept1_X, kept2_X = (None, None) if kept is None else kept.unbind(0)
+        x_XW = _residual(x_XW, self.attn(self.norm1(x_XW), *segments), self.ls1, kept1_X)
+        return _residual(x_XW, self.mlp(self.norm2(x_XW)), self.ls2, kept2_X)
 
 
 class VisionBlocks(nn.ModuleList):
@@ -155,24 +159,33 @@ class VisionBlocks(nn.ModuleList):
         )
         self.taps = taps
 
-    def forward(self, x_XW: Tensor, *segments: Tensor) -> Tensor:
+    def forward(self, x_XW: Tensor, *segments: Tensor, kept: Tensor | None = None) -> Tensor:
         """From [N, W] (and segment ids, float32 cosines and sines) or [M, T, W] to the same.
 
-        With taps, what each of them yields, stacked: [taps, N, W] or [taps, M, T, W].
+        With taps, what each of them yields, stacked: [taps, N, W] or [taps, M, T, W]. `kept`,
+        [blocks, 2, N] or [blocks, 2, M], is what each branch counts (drop path).
         """
-        return run_blocks(self, x_XW, *segments, taps=self.taps)
+        return run_blocks(self, x_XW, *segments, taps=self.taps, kept=kept)
 
 
 def run_blocks(
-    blocks: nn.ModuleList, x_XW: Tensor, *rest: Tensor, taps: tuple[int, ...] = ()
+    blocks: nn.ModuleList,
+    x_XW: Tensor,
+    *rest: Tensor,
+    taps: tuple[int, ...] = (),
+    kept: Tensor | None = None,
 ) -> Tensor:
-    """One block after another; with `taps`, what each of those yields, stacked in their order."""
+    """One block after another; with `taps`, what each of those yields, stacked in their order.
+
+    Where there is `kept`, each block is given its part of it.
+    """
     tapped: dict[int, Tensor] = {}
     for index, block in enumerate(blocks):
+        drop = {} if kept is None else {"kept": kept[index]}
         if block.checkpoint:
-            x_XW = checkpoint(block, x_XW, *rest, use_reentrant=False)
+            x_XW = checkpoint(block, x_XW, *rest, use_reentrant=False, **drop)
         else:
-            x_XW = block(x_XW, *rest)
+            x_XW = block(x_XW, *rest, **drop)
         if index in taps:
             tapped[index] = x_XW
         if len(tapped) == len(taps) > 0:
@@ -180,5 +193,12 @@ def run_blocks(
     return torch.stack([tapped[index] for index in taps]) if taps else x_XW
 
 
-def _residual(x_XW: Tensor, branch_XW: Tensor, scale_W: Tensor | None) -> Tensor:
-    return x_XW + (branch_XW if scale_W is None else branch_XW * scale_W)
+def _residual(
+    x_XW: Tensor, branch_XW: Tensor, scale_W: Tensor | None, kept_X: Tensor | None
+) -> Tensor:
+    if scale_W is not None:
+        branch_XW = branch_XW * scale_W
+    if kept_X is not None:
+        # One number for each packed patch, or for each picture.
+        branch_XW = branch_XW * kept_X.to(branch_XW).view(-1, *[1] * (branch_XW.dim() - 1))
+    return x_XW + branch_XW

@@ -108,12 +108,38 @@ recipe tiny extends qwen2_vl_7b {
 }
 """
 
+# The same with all that a stage can vary: each stage something else.
+VARIED = """
+recipe varied extends "tiny.vlm" {
+  amend stage vision {
+    loss       = lm
+    augment    = [random_crop(scale: [0.5, 1.0]), jpeg(quality: 75..100)]
+    drop_path  = drop_path(vit, 0.3)
+    checkpoint = vit.blocks
+    optim      = adamw(lr: 1e-2, weight_decay: 0.1, decay: all, no_decay: merger)
+    schedule   = cosine(warmup_ratio: 0.2, warmup_from: 1e-4, min: 1e-3, over: stage)
+  }
+  amend stage joint {
+    train           = [decay(vit, 0.5, lr: 0.5), merger, lm]
+    layout          = by(pictures: caption, chat: chatml)
+    data            = mix(pictures: ramp(0, 2, over: 5steps), chat: 1)
+    apart           = chat
+    group_by_length = 3steps
+    schedule        = step(at: [0.5, 0.8], factors: [0.3, 0.1], warmup: 2steps)
+  }
+  amend stage sft {
+    drop_path = drop_path(vit, 0.3, over: uniform)
+  }
+}
+"""
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """A folder with the recipe, its tokenizer and the data `pictures.json` and `chat.jsonl`."""
+    """A folder with both recipes, the tokenizer and the data `pictures.json` and `chat.jsonl`."""
     folder: Path = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.vlm").write_text(RECIPE)
+    (folder / "varied.vlm").write_text(VARIED)
     texts = draw(folder)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from triptych.backends.data import open_source
+from triptych.backends.drop_path import DropPaths
 from triptych.backends.samples import Samples
 from triptych.backends.training import Options, completed, train
 from triptych.backends.training_stage import StageRun
@@ -22,13 +23,20 @@ def batches(folder, recipe, name, program):
     samples = Samples(program.spec, recipe.stages[name], folder)
     source = open_source(folder / ("chat.jsonl" if name == "sft" else "pictures.json"))
     ready = [samples.prepare(source.read(index)) for index in range(20)]
-    return [samples.collate(ready[start:end]) for start, end in ((0, 4), (4, 10), (10, 20))]
+    drops = DropPaths(program.methods, "0")
+    return [
+        drops.into(samples.collate(ready[start:end]), start)
+        for start, end in ((0, 4), (4, 10), (10, 20))
+    ]
 
 
-@pytest.mark.parametrize("name", ["vision", "joint", "sft"])
-def test_each_method_is_one_graph_for_all_sizes(folder, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [("tiny", "vision"), ("tiny", "joint"), ("tiny", "sft"), ("varied", "vision")],
+)
+def test_each_method_is_one_graph_for_all_sizes(folder, base, name, monkeypatch):
     # Short packs, so that every batch has more than one row.
-    recipe = load_recipe(str(folder / "tiny.vlm"), amend=["sft.pack = 40tok"])
+    recipe = load_recipe(str(folder / f"{base}.vlm"), amend=["sft.pack = 40tok"])
     program, planned = for_training(recipe, name), plan(recipe)[name]
     given = batches(folder, recipe, name, program)
 

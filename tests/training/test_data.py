@@ -11,6 +11,7 @@ from PIL import Image
 
 from triptych.backends.data import Bad, DataError, Example, Mixture, bind, open_source
 from triptych.blocks.input.sample import Attachment, Region, Turn
+from triptych.dsl.recipe import Ramp
 
 
 def records(tmp_path, *values, name="data.json"):
@@ -213,6 +214,55 @@ def test_the_order_depends_on_seed_and_position_alone():
     whole = [mixture(a=2, b=3).at(position) for position in range(50)]
     assert [mixture(a=2, b=3).at(position) for position in reversed(range(50))] == whole[::-1]
     assert [mixture(a=2, b=3, seed="1").at(position) for position in range(50)] != whole
+
+
+def ramping(**more):
+    counts = {"text": 40, "pages": 30, "shown": 20}
+    ratios = {
+        "text": 0.7,
+        "pages": Ramp(start=0, end=0.2, over=50),
+        "shown": Ramp(start=0, end=0.1, over=50),
+    }
+    sources = {name: Counted(name, count) for name, count in counts.items()}
+    return Mixture(sources, ratios, "0", step=10, **more)
+
+
+@pytest.mark.parametrize("apart", [frozenset(), frozenset({"text"})])
+def test_shares_ramp_over_steps_and_then_stay(apart):
+    mixed = ramping(apart=apart)
+    drawn = [mixed.at(position) for position in range(2000)]
+    assert {name for name, _ in drawn[:10]} == {"text"}
+    shares = [Counter(name for name, _ in drawn[i : i + 500]) for i in range(0, 2000, 500)]
+    assert 0.75 < shares[0]["text"] / 500 < 0.95
+    assert shares[2] == shares[3] == {"text": 350, "pages": 100, "shown": 50}
+    assert [mixed.at(position) for position in (1999, 3, 700)] == [drawn[p] for p in (1999, 3, 700)]
+
+
+@pytest.mark.parametrize("apart", [frozenset(), frozenset({"text"})])
+def test_each_source_keeps_its_epochs_through_a_ramp(apart):
+    mixed = ramping(apart=apart)
+    drawn = [mixed.at(position) for position in range(2000)]
+    for name, source in mixed.sources.items():
+        numbers = [index for drawn_name, index in drawn if drawn_name == name]
+        rounds = [numbers[i : i + len(source)] for i in range(0, len(numbers), len(source))]
+        assert all(sorted(one) == list(range(len(source))) for one in rounds[:-1])
+
+
+def test_a_source_apart_has_steps_of_its_own():
+    mixed = ramping(apart=frozenset({"text"}))
+    for step in range(200):
+        names = {mixed.at(position)[0] for position in range(10 * step, 10 * step + 10)}
+        assert names == {"text"} or "text" not in names
+
+
+def test_a_share_within_a_step_of_a_ramp_is_rounded_by_chance():
+    mixed = ramping()
+    counts = [
+        Counter(mixed.at(position)[0] for position in range(10 * step, 10 * step + 10))["text"]
+        for step in range(50)
+    ]
+    exact = [10 * 0.7 / (0.7 + 0.3 * step / 50) for step in range(50)]
+    assert all(abs(count - wanted) < 1 for count, wanted in zip(counts, exact, strict=True))
 
 
 def test_the_digest_follows_the_content(tmp_path):

@@ -56,7 +56,7 @@ def feed(source, **options):
 
 
 def numbers(batch):
-    return [int(shard["x"]) for shard in batch.shards]
+    return [number for shard in batch.shards for number in shard["x"].tolist()]
 
 
 def test_each_epoch_is_gone_through_without_the_bad():
@@ -78,6 +78,36 @@ def test_any_position_continues_the_same_batches(options):
     rest = list(islice(feed(Numbers(bad={4, 7}), **options).batches(first[-1].position), 5))
     assert [numbers(batch) for batch in first + rest] == [numbers(batch) for batch in whole]
     assert [batch.bad for batch in first + rest] == [batch.bad for batch in whole]
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_window_keeps_groups_apart_and_lengths_together(window):
+    sources = {"a": Numbers(60, bad={4, 7, 30}), "b": Numbers(30)}
+
+    def sized(example):
+        return Sample(int(example.turns[0].parts[0]), length=1 + example.position * 7 % 11)
+
+    def batches(position):
+        mixture = Mixture(sources, {"a": 2, "b": 1}, step=4, apart=frozenset({"b"}))
+        return Feed(mixture, sized, collate, batch=4, window=window).batches(position)
+
+    whole = list(islice(batches(0), 20))
+    assert [batch.position for batch in whole] == list(range(4, 84, 4))
+    assert {batch.sequences for batch in whole} == {3, 4}
+    assert sum(len(batch.bad) for batch in whole) == 3
+    for number in range(20):
+        again = list(islice(batches(4 * number), 20 - number))
+        assert [numbers(batch) for batch in again] == [numbers(one) for one in whole[number:]]
+
+
+def test_samples_of_like_length_share_a_batch():
+    def sized(example):
+        return Sample(int(example.turns[0].parts[0]), length=1 + example.position % 20)
+
+    mixture = Mixture({"n": Numbers(100)}, {"n": 1})
+    fed = Feed(mixture, sized, collate, batch=5, window=4).batches(0)
+    # Of 20 lengths from 1 to 20, five that follow each other.
+    assert {batch.tokens for batch in islice(fed, 4)} == {15, 40, 65, 90}
 
 
 def test_memory_keeps_the_first_that_fit():

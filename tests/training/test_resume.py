@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from triptych.backends import checkpoint
 from triptych.backends.training import Options, train
+from triptych.dsl.load import load_recipe
 
 STEPS = 12
 STAGES = ("vision", "joint", "sft")
@@ -26,17 +27,26 @@ def data(folder):
     return [f"pictures={folder / 'pictures.json'}", f"chat={folder / 'chat.jsonl'}"]
 
 
-def command(folder, out, *more):
+def command(folder, out, *more, recipe="tiny"):
     first, second = data(folder)
     return [
-        *("train", str(folder / "tiny.vlm"), "--out", str(out), "--data", first, "--data", second),
+        *(
+            "train",
+            str(folder / f"{recipe}.vlm"),
+            "--out",
+            str(out),
+            "--data",
+            first,
+            "--data",
+            second,
+        ),
         *("--steps", str(STEPS), "--save-every", "4", "--workers", "2", *more),
     ]
 
 
-def start(folder, out, *more):
+def start(folder, out, *more, recipe="tiny"):
     return subprocess.Popen(
-        [sys.executable, "-m", "triptych", *command(folder, out, *more)],
+        [sys.executable, "-m", "triptych", *command(folder, out, *more, recipe=recipe)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -67,10 +77,14 @@ def undisturbed(folder, recipe, tmp_path_factory):
     return load_file(train(recipe, data(folder), out, options=OPTIONS).weights)
 
 
-def test_killed_in_each_stage_and_resumed(folder, recipe, undisturbed, tmp_path):
-    out = tmp_path / "out"
+@pytest.mark.parametrize("name", ["tiny", "varied"])
+def test_killed_in_each_stage_and_resumed(folder, name, tmp_path):
+    recipe, out = load_recipe(str(folder / f"{name}.vlm")), tmp_path / "out"
+    undisturbed = load_file(
+        train(recipe, data(folder), tmp_path / "undisturbed", options=OPTIONS).weights
+    )
     for number, stage in enumerate(STAGES):
-        process = start(folder, out, *(["--resume"] if number else []))
+        process = start(folder, out, *(["--resume"] if number else []), recipe=name)
         wait_for(process, out, number * STEPS + 6)
         process.send_signal(signal.SIGKILL)
         process.communicate()
