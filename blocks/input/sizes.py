@@ -366,15 +366,18 @@ def _tilings(low: int, high: int) -> tuple[tuple[int, int], ...]:
     """Columns and rows of all grids with `low` to `high` tiles, the smaller ones first.
 
     Where two grids of as many tiles are equally near, which happens for some `low` above 1, the
-    published code goes by the order in which a set yields them. It is made in the same way here.
+    published code goes by the order in which a set yields them. So this is a set too, and filled in
+    the same order: grids with a side above `low` come by their longer side, after all others.
     """
     grids = {
         (columns, rows)
-        for most in range(low, high + 1)
-        for columns in range(1, most + 1)
-        for rows in range(1, most + 1)
-        if low <= columns * rows <= high
+        for columns in range(1, low + 1)
+        for rows in range(math.ceil(low / columns), min(low, high // columns) + 1)
     }
+    for longer in range(low + 1, high + 1):
+        shorter = range(1, min(longer, high // longer) + 1)
+        grids.update((columns, longer) for columns in shorter if columns < longer)
+        grids.update((longer, rows) for rows in shorter)
     return tuple(sorted(grids, key=math.prod))
 
 
