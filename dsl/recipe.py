@@ -254,6 +254,19 @@ class Letterbox(CallModel):
     """What stands around the picture."""
     least: Px = 1
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Letterbox":
+        if self.least > self.side:
+            complain(
+                Problem(
+                    "V305",
+                    "the shorter side is longer than the longer one",
+                    (("least", f"at least {self.least} px"), ("side", f"of {self.side} px")),
+                    fix=f"write at most `{self.side}px`",
+                )
+            )
+        return self
+
 
 class Crop(CallModel):
     """Resizes the shorter side to `side`, and keeps the square in the middle."""
@@ -285,6 +298,12 @@ class Tiles(CallModel):
     side: Px
     count: CountRange
     thumbnail: Flag = True
+
+    @model_validator(mode="after")
+    def _some(self) -> "Tiles":
+        if not self.count.high:
+            complain(Problem("V309", "a picture has at least one tile", (("count", "none"),)))
+        return self
 
 
 Resizing = Annotated[Native | Square | Letterbox | Crop | Padded | Tiles, Calls()]

@@ -36,6 +36,9 @@ SETTINGS = (
     "merger.out={n}",
     "image.aspect=..{n}",
     "image.resize=native(multiple: {n}px, budget: ..100000tok)",
+    "image.resize=square({n}px)",
+    "image.resize=tiles(28px, ..{n})",
+    "image.resize=letterbox(28px, least: {n}px)",
     "video.resize=native(multiple: 28px, budget: 50tok..64tok, clip: {n}tok, slack: 3)",
     "video.frames={n}..100000 by {n}",
     "sft.train=[{s}]",
@@ -58,7 +61,7 @@ def settings(seed):
         )
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(40))
 def test_diagnostics_or_a_program(seed):
     try:
         recipe = load_recipe("qwen2_vl_2b", amend=list(settings(seed)))

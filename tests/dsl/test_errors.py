@@ -101,6 +101,16 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "empty_list": ("V305", "amend stage first { train = [] }"),
     "short_list": ("V303", "amend lm { pos = mrope([2, 3], theta: 1e6) }"),
     "empty_range": ("V309", "amend mode tell { batch = 4..1 }"),
+    "no_tiles": ("V309", "amend input image { resize = tiles(28px, 0..0) }"),
+    "shorter_side_is_longer": (
+        "V305",
+        "amend input image { resize = letterbox(28px, least: 56px) }",
+    ),
+    "colour_too_bright": (
+        "V305",
+        "amend input image { resize = padded(28px, pad: [0, 0, 256]) }",
+    ),
+    "word_for_a_colour": ("V303", "amend input image { resize = padded(28px, pad: black) }"),
     "unknown_choice": ("V304", "amend lm { act = silo }"),
     "number_for_a_word": ("V303", "amend lm { act = 3 }"),
     "word_for_a_number": ("V303", "amend lm { depth = many }"),
@@ -149,6 +159,13 @@ VARIANTS: dict[str, tuple[str, str]] = {
         "L703",
         "amend layout caption { pair(x, x) -> image(x) loss(x end) }",
     ),
+    "layout_loss_apart": (
+        "L710",
+        "amend layout caption { pair(x, t) -> image(x) apart(loss(t end)) }",
+    ),
+    "layout_part": ("L701", "amend layout caption { image(x) -> place * x.mreger }"),
+    "layout_stop": ("L701", 'amend layout caption { stop = ["###", ned] }'),
+    "layout_stop_kind": ("V303", "amend layout caption { stop = 5 }"),
     "layout_recursion": ("L708", "amend layout caption { image(x) -> image(x) }"),
     "layout_loss_twice": (
         "L709",
