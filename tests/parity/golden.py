@@ -43,6 +43,7 @@ SYSTEMS = {
     "internvl_tiling": "InternVL 1.5",
     "internvit": "InternVL 1.5",
     "internlm2": "InternVL 1.5",
+    "phi3": "InternVL 1.5",
 }
 """Whose a case is, by the longest of these that its folder's name starts with."""
 

@@ -341,3 +341,70 @@ def test_training_scales_nothing(case):
     program = for_training(recipe, "tune")
     assert program.spec["text"]["scaling"] is program.spec["text"]["query_scale"] is None
     assert "text.query_scale" not in program.methods["step"]
+
+
+@dataclass(frozen=True)
+class JoinedCase(LanguageCase):
+    """Phi-3: joined projections, and a factor for each frequency, by the length so far."""
+
+    @property
+    def text(self) -> str:
+        config = self.config
+        begin, end = config["original_max_position_embeddings"], config["max_position_embeddings"]
+        maps = """
+        map "model.embed_tokens.weight" -> "lm.embed.weight"
+        map "model.layers.*.input_layernorm.*" -> "lm.blocks.*.norm1.*"
+        map "model.layers.*.self_attn.qkv_proj.*" -> joined(
+          ["lm.blocks.*.attn.q.*", "lm.blocks.*.attn.k.*", "lm.blocks.*.attn.v.*"],
+        )
+        map "model.layers.*.self_attn.o_proj.*" -> "lm.blocks.*.attn.o.*"
+        map "model.layers.*.post_attention_layernorm.*" -> "lm.blocks.*.norm2.*"
+        map "model.layers.*.mlp.gate_up_proj.*" -> joined(
+          ["lm.blocks.*.mlp.gate.*", "lm.blocks.*.mlp.up.*"],
+        )
+        map "model.layers.*.mlp.down_proj.*" -> "lm.blocks.*.mlp.down.*"
+        map "model.norm.*" -> "lm.norm.*"
+        map "lm_head.weight" -> "lm.head.weight"
+        """
+        return TEXT.format(
+            end=config["eos_token_id"],
+            place=config["vocab_size"] - 1,
+            parts="",
+            sources="",
+            places="",
+            depth=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            kv_heads=config["num_key_value_heads"],
+            head_dim=config["hidden_size"] // config["num_attention_heads"],
+            ffn=config["intermediate_size"],
+            vocab=config["vocab_size"],
+            qkv_bias="false",
+            eps=config["rms_norm_eps"],
+            positions=(
+                f"pos = rope(theta: {config['rope_theta']}, scaling: su("
+                f"short: {config['short_factor']}, long: {config['long_factor']}, "
+                f"from: {begin}tok, to: {end}tok))"
+            ),
+            maps=maps,
+        )
+
+
+joined_cases = cases("phi3_lm", JoinedCase)
+
+
+@joined_cases
+def test_long_sequences_have_factors_of_their_own(case, kernels):
+    for name in ("short", "long"):
+        prompts = case.batch(list(case.inputs[f"{name}.input_ids"]))
+        values = case.values(prompts, case.caches(case.lowered, 1, prompts.length))
+        kernels.check(values["logits"], case.expected[f"{name}.logits"], f"{name}.logits")
+
+
+@joined_cases
+def test_an_answer_takes_the_long_factors_where_it_grows_long(case, kernels):
+    expected = case.expected["cross.decode_tokens"]
+    prompts = case.batch(list(case.inputs["cross.input_ids"]))
+    tokens, scores = case.greedy(prompts, expected.shape[1])
+    assert torch.equal(tokens, expected)
+    kernels.check(scores, case.expected["cross.decode_logits"], "cross.decode_logits")
