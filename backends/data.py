@@ -8,6 +8,9 @@ A path holds one of three kinds of data; pictures and clips are named relative t
                             "image": "a.png"}, {"type": "text", "text": "What is it?"}]}, ...]}
     FOLDER                  pictures, each with its caption beside it: a.png and a.txt
 
+In a chat, a part may also be `{"ref": "the frog"}`, what a place is called, `{"box": [x0, y0, x1,
+y1]}` or `{"quad": [x0, y0, ..., y3]}`, in pixels of the picture before it.
+
 Either kind of record may add `"regions": [{"box": [x0, y0, x1, y1], "label": "frog"}]`, in pixels
 of its one picture; with `regions` and `image`, a record needs no dialogue. A line break between a
 marker and text belongs to the marker, as in LLaVA.
@@ -29,7 +32,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..blocks.input.places import Box, Quad
+from ..blocks.input.places import Box, Place, Quad, Ref
 from ..blocks.input.sample import Attachment, Region, Turn
 from ..dsl.recipe import Ramp
 
@@ -79,7 +82,7 @@ class Example:
         return tuple(part for part in parts if isinstance(part, Attachment))
 
     @property
-    def places(self) -> tuple[Box | Quad, ...]:
+    def boxes(self) -> tuple[Box | Quad, ...]:
         """Every box in the text."""
         parts = (part for turn in self.turns for part in turn.parts)
         return tuple(part for part in parts if isinstance(part, Box | Quad))
@@ -321,7 +324,8 @@ def _spread(shares: Sequence[float], count: int, chance: np.random.Generator) ->
     """`count` numbers of shares in order, each as often as its share says, rounded by chance."""
     edges = np.cumsum(shares) / sum(shares)
     marks = (np.arange(count) + chance.random()) / count
-    return np.searchsorted(edges, marks, side="right").tolist()
+    numbers: list[int] = np.searchsorted(edges, marks, side="right").tolist()
+    return numbers
 
 
 @lru_cache(maxsize=64)
@@ -380,7 +384,7 @@ def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list) or not content:
         raise ValueError(f"turn {number} has no content")
-    parts: list[str | Attachment] = []
+    parts: list[str | Attachment | Place] = []
     for part in content:
         match part:
             case {"type": "text", "text": str(text)}:
@@ -389,9 +393,26 @@ def _chat_turn(number: int, turn: dict[str, Any], folder: Path) -> Turn:
                 parts.append(Attachment("image", folder / name))
             case {"type": "video", "video": str(name)}:
                 parts.append(Attachment("video", folder / name))
+            case {"ref": str(text)}:
+                parts.append(Ref(text))
+            case {
+                "box": [
+                    int() | float() as x0,
+                    int() | float() as y0,
+                    int() | float() as x1,
+                    int() | float() as y1,
+                ]
+            }:
+                parts.append(Box((float(x0), float(y0), float(x1), float(y1))))
+            case {"quad": [*corners]} if len(corners) == 8 and _are_numbers(corners):
+                parts.append(Quad(tuple(map(float, corners))))
             case _:
                 raise ValueError(f"turn {number} has a part that is no text or file: {part!r}")
     return Turn(_role(number, turn.get("role")), tuple(parts))
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:

@@ -55,7 +55,7 @@ class Samples:
 
     def prepare(self, example: Example) -> Sample:
         """The example in tokens and resized pictures; ValueError says why it cannot be used."""
-        if self._crops and (example.places or (example.regions and self._scores_regions)):
+        if self._crops and (example.boxes or (example.regions and self._scores_regions)):
             raise ValueError("its boxes would not be where they were in a random crop")
         layouts = self._layouts.get(example.kind)
         turns = as_pair(example.turns) if self._in_pairs(layouts) else example.turns

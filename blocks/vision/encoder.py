@@ -7,6 +7,8 @@ Shape suffixes: N packed patches, M pictures, T tokens of a picture, W width, H 
 X whatever stands before the width: N, or M and T.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -181,7 +183,7 @@ def run_blocks(
     """
     tapped: dict[int, Tensor] = {}
     for index, block in enumerate(blocks):
-        drop = {} if kept is None else {"kept": kept[index]}
+        drop: dict[str, Any] = {} if kept is None else {"kept": kept[index]}
         if block.checkpoint:
             x_XW = checkpoint(block, x_XW, *rest, use_reentrant=False, **drop)
         else:

@@ -31,6 +31,34 @@ def run(*argv):
                 "sft.freeze=[lm, vit.patch_embed, vit.blocks[0..23], merger]",
             ],
         ),
+        (
+            "as_published",
+            [
+                "qwen2_vl_2b",
+                *("--set", "joint.train=[decay(vit, 0.95), merger, lm]"),
+                *("--set", "joint.drop_path=drop_path(vit, 0.2)"),
+                *(
+                    "--set",
+                    "joint.augment=[random_crop(scale: [0.5, 1.0]), jpeg(quality: 75..100)]",
+                ),
+                *(
+                    "--set",
+                    "joint.schedule=step(at: [0.8, 0.9], factors: [0.3, 0.1], warmup: 9steps)",
+                ),
+                *("--set", "joint.data=mix(text: 0.7, ocr: ramp(0, 0.3, over: 2ksteps))"),
+                *("--set", "joint.apart=text"),
+                *("--set", "joint.layout=by(text: chatml, ocr: [caption, chatml])"),
+                *("--set", "joint.group_by_length=8steps"),
+                *(
+                    "--set",
+                    "sft.schedule=cosine(warmup_ratio: 0.03, warmup_from: 1e-6, over: stage)",
+                ),
+                *(
+                    "--set",
+                    "sft.optim=adamw(lr: 1e-5, weight_decay: 0.1, decay: all, no_decay: lm.norm)",
+                ),
+            ],
+        ),
     ],
 )
 def test_plans(golden, name, argv):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from triptych.backends.data import Bad, DataError, Example, Mixture, bind, open_source
+from triptych.blocks.input.places import Box, Quad, Ref
 from triptych.blocks.input.sample import Attachment, Region, Turn
 from triptych.dsl.recipe import Ramp
 
@@ -191,6 +192,21 @@ def mixture(seed="0", **ratios):
     return Mixture({name: Counted(name, counts[name]) for name in ratios}, ratios, seed)
 
 
+def test_a_chat_may_name_places(tmp_path):
+    content = [
+        {"type": "image", "image": "a.png"},
+        {"ref": "the frog"},
+        {"box": [1, 2, 3.5, 4]},
+        {"quad": [0, 0, 4, 0, 4, 4, 0, 4]},
+    ]
+    read = records(tmp_path, {"messages": [{"role": "user", "content": content}]}).read(0)
+    box, quad = Box((1.0, 2.0, 3.5, 4.0)), Quad((0.0, 0.0, 4.0, 0.0, 4.0, 4.0, 0.0, 4.0))
+    assert read.turns[0].parts[1:] == (Ref("the frog"), box, quad)
+    assert read.boxes == (box, quad)
+    with pytest.raises(ValueError, match="no text or file"):
+        records(tmp_path, {"messages": [{"role": "user", "content": [{"box": [1, 2]}]}]}).read(0)
+
+
 def test_each_epoch_holds_every_sample_once():
     drawn = [mixture(a=1).at(position) for position in range(21)]
     epochs = [drawn[:7], drawn[7:14], drawn[14:]]
@@ -216,15 +232,15 @@ def test_the_order_depends_on_seed_and_position_alone():
     assert [mixture(a=2, b=3, seed="1").at(position) for position in range(50)] != whole
 
 
-def ramping(**more):
+def ramping(apart=frozenset()):
     counts = {"text": 40, "pages": 30, "shown": 20}
-    ratios = {
+    ratios: dict[str, float | Ramp] = {
         "text": 0.7,
         "pages": Ramp(start=0, end=0.2, over=50),
         "shown": Ramp(start=0, end=0.1, over=50),
     }
     sources = {name: Counted(name, count) for name, count in counts.items()}
-    return Mixture(sources, ratios, "0", step=10, **more)
+    return Mixture(sources, ratios, "0", step=10, apart=apart)
 
 
 @pytest.mark.parametrize("apart", [frozenset(), frozenset({"text"})])

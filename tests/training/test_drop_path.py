@@ -12,6 +12,7 @@ from triptych.backends.samples import Samples
 from triptych.backends.training import completed
 from triptych.backends.training_stage import StageRun
 from triptych.blocks.vision.encoder import VisionBlocks
+from triptych.compiler import ops
 from triptych.compiler.coverage import drop_rates
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
@@ -41,7 +42,8 @@ def test_a_ramp_and_a_plain_rate(varied):
 def test_the_graph_says_so_and_reads_back(varied):
     methods = for_training(varied, "sft").methods
     # The tower is frozen in this stage, and drops its paths in the prefix.
-    assert methods["prefix"]["vit.blocks"].op.drop_path == (0.3, 0.3)
+    op = methods["prefix"]["vit.blocks"].op
+    assert isinstance(op, ops.VisionBlocks) and op.drop_path == (0.3, 0.3)
     assert read_methods(text_of_methods(methods)) == methods
 
 

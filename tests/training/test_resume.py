@@ -30,16 +30,8 @@ def data(folder):
 def command(folder, out, *more, recipe="tiny"):
     first, second = data(folder)
     return [
-        *(
-            "train",
-            str(folder / f"{recipe}.vlm"),
-            "--out",
-            str(out),
-            "--data",
-            first,
-            "--data",
-            second,
-        ),
+        *("train", str(folder / f"{recipe}.vlm"), "--out", str(out)),
+        *("--data", first, "--data", second),
         *("--steps", str(STEPS), "--save-every", "4", "--workers", "2", *more),
     ]
 
