@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from ..blocks.input import sizes
 from ..blocks.input.sizes import ClipRule, SizeRule, grid_of
 from ..dsl.recipe import (
+    AnyMode,
     ApartItem,
     CallModel,
+    Captioning,
     ChoiceItem,
     Clip,
+    Contrastive,
     CornersItem,
     Crop,
+    Features,
     Half,
     ImageInput,
     Imagenet,
@@ -23,14 +27,19 @@ from ..dsl.recipe import (
     LayoutItem,
     Letterbox,
     LossItem,
+    Matching,
     MeanStd,
     Mode,
     Native,
     Normalize,
+    Objective,
     Padded,
+    QueryDecoder,
     Recipe,
     RepeatItem,
+    Retrieval,
     RuleItem,
+    Selector,
     SentencePiece,
     SpecialItem,
     Square,
@@ -67,8 +76,15 @@ LONGEST_CORNERS = len("(999,999),(999,999),(999,999),(999,999)")
 """The text of a quadrilateral takes no more tokens than it has letters."""
 
 
-def as_seen(recipe: Recipe, purpose: Stage | Mode) -> Recipe:
-    """The recipe with the resize of a stage or a mode in place of that of its pictures."""
+def as_seen(recipe: Recipe, purpose: Stage | AnyMode) -> Recipe:
+    """The recipe with the resize of a stage or a mode in place of that of its pictures.
+
+    Of a mode that another part than the language model writes, with that in its place.
+    """
+    if isinstance(purpose, Mode) and purpose.from_:
+        writer = recipe.adapters[purpose.from_.part]
+        lm = writer.model_copy(update={"in_": (Selector.of(purpose.from_.part),)})
+        recipe = recipe.model_copy(update={"lm": lm})
     if purpose.resize is None:
         return recipe
     inputs = {
@@ -282,7 +298,7 @@ def _cost(
                 cost += Cost(0, _text(recipe, text))
             case IndexItem():
                 cost += Cost(0, Bounds(1, len(str(MOST_ITEMS))))
-            case RepeatItem(part=part):
+            case RepeatItem(part=part) if part is None or part in _given(recipe):
                 cost += Cost(Symbol(f"{rule}.{part or 'tokens'}"))
             case RuleItem(rule=used) if media or used not in recipe.inputs:
                 cost += _cost(recipe, layout, layout.rules[used].items, used, media)
@@ -294,6 +310,11 @@ def _cost(
                 costs = (_cost(recipe, layout, line, rule, media) for line in lines)
                 cost += max(costs, key=lambda line: line.most({}) or 0)
     return cost
+
+
+def _given(recipe: Recipe) -> list[str]:
+    """The parts whose features the language model takes."""
+    return [source.part for source in recipe.lm.in_] if recipe.lm else []
 
 
 def _text(recipe: Recipe, text: str) -> Bounds:
@@ -419,6 +440,40 @@ def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
     return [medium for medium in recipe.inputs if medium in marked and medium in seen]
 
 
+def shown(recipe: Recipe, purpose: Stage | AnyMode) -> list[str]:
+    """The inputs that a stage or a mode takes: those that a layout places, or that a route needs."""
+    if isinstance(purpose, Retrieval):
+        wanted = {*reach(recipe)[purpose.image.part]}
+    elif isinstance(purpose, Features):
+        wanted = {*reach(recipe)[purpose.of.part]}
+    elif isinstance(purpose, Mode):
+        wanted = {*placed(recipe, [recipe.layouts[purpose.layout]])}
+    else:
+        wanted = {*placed(recipe, [recipe.layouts[name] for name in purpose.layouts])}
+        for objective in map(recipe.objectives.get, purpose.loss):
+            wanted |= {medium for part in _seeing(objective) for medium in reach(recipe)[part]}
+    return [medium for medium in recipe.inputs if medium in wanted]
+
+
+def _seeing(objective: Objective | None) -> list[str]:
+    """The parts whose pictures an objective compares with texts."""
+    match objective:
+        case Contrastive(image=sources):
+            return [source.part for source in sources]
+        case Matching(scores=source) | Captioning(text=source):
+            return [source.part]
+    return []
+
+
+def route_limits(recipe: Recipe, mode: Retrieval | Features) -> dict[str, Bounds]:
+    """How large the symbols of a mode's methods can be, in one call, where it has its own routes."""
+    batch = Bounds(mode.batch.at_least(1), mode.batch.high)
+    found = {f"{medium}.pictures": batch for medium in shown(recipe, mode)}
+    if isinstance(mode, Retrieval):
+        found |= {"texts": batch, "text.length": Bounds(1, mode.prompt.high)}
+    return found
+
+
 def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[str, Bounds]:
     """How large the symbols of a mode's methods can be, in one call.
 
@@ -436,8 +491,8 @@ def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[s
 
 def training_limits(recipe: Recipe, stage: Stage, media: Iterable[str]) -> dict[str, Bounds]:
     """How large the symbols of a stage's methods can be, in one call."""
-    assert recipe.lm
-    length = stage.pack or recipe.lm.context
+    assert recipe.speaker
+    length = stage.pack or recipe.speaker.context
     return {
         "batch": Bounds(1, stage.batch),
         "length": Bounds(1, length),
@@ -461,4 +516,10 @@ def _rows(recipe: Recipe, media: Iterable[str], tokens: int) -> dict[str, Bounds
                 patches = Bounds(area, area * tokens, area)
                 found[f"{shown.name}.patches"] = patches
                 found.setdefault("patches", patches)
+    if isinstance(recipe.lm, QueryDecoder):
+        (source,) = recipe.adapters[recipe.lm.in_[0].part].in_
+        each = yielded(recipe, source, next(iter(media))).tokens
+        assert each
+        most = found["pictures"].most
+        return {**found, "features": Bounds(each, each * (most or 1), each)}
     return {**found, "features": Bounds(1, tokens)} if found else {}

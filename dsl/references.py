@@ -12,16 +12,23 @@ from .recipe import (
     ENCODERS,
     LANGUAGE_MODELS,
     By,
+    Captioning,
+    Contrastive,
     Decoder,
     Facts,
+    Features,
     LayerDecay,
+    Layout,
     Lora,
     Lr,
+    Matching,
     Mode,
     Model,
     RegionWords,
     Resized,
+    Retrieval,
     Selector,
+    SpecialItem,
     SpecialToken,
     Stage,
     Tokens,
@@ -61,11 +68,12 @@ def check_references(
             case RegionWords():
                 checker.part_at(f"{name}.regions", _if_good(model, "regions", None))
                 checker.part_at(f"{name}.words", _if_good(model, "words", None))
+            case Layout():
+                checker.ends(name, model)
             case Stage():
                 checker.stage(name, model)
-            case Mode():
-                layout = _if_good(model, "layout", None)
-                checker.layouts_at(f"{name}.layout", [layout] if layout else ())
+            case Mode() | Retrieval() | Features() | Contrastive() | Matching() | Captioning():
+                checker.routes(name, model)
     checker.circles()
     checker.asserts()
 
@@ -141,10 +149,39 @@ class _References:
             first = name.partition(".")[0].partition("[")[0]
             self._look_up("N204", first, PARTS, "a part of the model", self._span(path))
 
+    def routes(self, name: str, model: Model) -> None:
+        """What a mode or an objective takes of parts is there, and so is its layout."""
+        for setting in ("from", "of", "image", "text", "scores", "scale"):
+            taken = _if_good(model, "from_" if setting == "from" else setting, None)
+            several = taken if isinstance(taken, tuple) else [taken] if taken else []
+            for number, source in enumerate(several):
+                first = source.part if isinstance(source, Selector) else source
+                span = self._span(f"{name}.{setting}", number)
+                self._look_up("N204", first, PARTS, "a part of the model", span)
+        layout = _if_good(model, "layout", None)
+        self.layouts_at(f"{name}.layout", [layout] if layout else ())
+
     def layouts_at(self, path: str, names: Iterable[str]) -> None:
         """Layouts are there."""
         for number, name in enumerate(names):
             self._look_up("L704", name, ("layout",), "a layout", self._span(path, number))
+
+    def ends(self, name: str, layout: Layout) -> None:
+        """The special tokens that end an answer are there."""
+        tokens = self._whole.parts.get("tokens")
+        known = [special for kind, special in tokens.entries if kind == "special"] if tokens else []
+        for number, end in enumerate(_if_good(layout, "stop", ())):
+            if not isinstance(end, SpecialItem) or end.special in known:
+                continue
+            span, near = self._span(f"{name}.stop", number), nearest(end.special, known)
+            self._findings.add(
+                Diagnostic(
+                    "L701",
+                    f"there is no special token `{end.special}`",
+                    (Label(span),),
+                    fix=rename(span, near) if near else None,
+                )
+            )
 
     def circles(self) -> None:
         """Neither parts nor stages follow one another in a circle."""

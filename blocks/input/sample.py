@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .pixels import Frames
+from .places import Place
 from .video import Clip
 
 
@@ -24,10 +25,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one party says, or one whole sample: text, pictures and clips in reading order."""
+    """What one party says, or one whole sample: text, pictures, clips and places in pictures, in
+    reading order."""
 
     role: str
-    parts: tuple[str | Attachment, ...]
+    parts: tuple[str | Attachment | Place, ...]
 
 
 @dataclass(frozen=True, slots=True)

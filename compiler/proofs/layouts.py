@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...dsl.diagnostics import Diagnostic, Findings, Fix
+from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
 from ...dsl.recipe import (
     CornersItem,
     Layout,
@@ -20,6 +20,7 @@ from ...dsl.recipe import (
     has_content,
     items_within,
 )
+from ..build import reach
 from ..places import labels
 
 
@@ -28,7 +29,7 @@ def prove_layouts(recipe: Recipe, findings: Findings) -> None:
     for diagnostic in _without_loss(recipe):
         findings.add(diagnostic)
     used = {name for stage in recipe.stages.values() for name in stage.layouts}
-    used |= {mode.layout for mode in recipe.modes.values()}
+    used |= {mode.layout for mode in recipe.chats.values()}
     for name, layout in recipe.layouts.items():
         if name not in used:
             continue
@@ -46,7 +47,7 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
         for layout in stage.layouts
     ]
     uses += [
-        (f"mode `{name}`", f"{name}.layout", mode.layout) for name, mode in recipe.modes.items()
+        (f"mode `{name}`", f"{name}.layout", mode.layout) for name, mode in recipe.chats.items()
     ]
     for user, path, name in uses:
         rules = recipe.layouts[name].rules.values()
@@ -66,19 +67,8 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
         match item:
             case LossItem():
                 yield from _loss(recipe, layout, rule.name, item)
-            case RepeatItem(part=str(part)) if recipe.lm and part not in (
-                source.part for source in recipe.lm.in_
-            ):
-                yield Diagnostic(
-                    "L711",
-                    f"`{layout}.{rule.name}` keeps places for `{part}`",
-                    labels(
-                        recipe,
-                        (f"{layout}.{rule.name}", f"`{item.count}.{part}` is counted here"),
-                        ("lm.in", "the language model takes none of its features"),
-                    ),
-                    fix=Fix(f"add `{part}` to `lm.in`, or count `{item.count}.tokens`"),
-                )
+            case RepeatItem() if recipe.lm:
+                yield from _places(recipe, layout, rule.name, item)
             case CornersItem() if recipe.layouts[layout].coordinates is None:
                 yield Diagnostic(
                     "L712",
@@ -86,6 +76,28 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
                     labels(recipe, (f"{layout}.{rule.name}", "they are written here")),
                     fix=Fix("write `coordinates = thousandths()`"),
                 )
+
+
+def _places(recipe: Recipe, layout: str, rule: str, item: RepeatItem) -> Iterator[Diagnostic]:
+    """Places are kept for features that the language model takes, and it is plain for which."""
+    assert recipe.lm
+    taken = [source.part for source in recipe.lm.in_]
+    seeing = [part for part in taken if rule not in recipe.inputs or rule in reach(recipe)[part]]
+    place = (f"{layout}.{rule}", f"`{item.count}.{item.part or 'tokens'}` is counted here")
+    if item.part is not None and item.part not in taken:
+        yield Diagnostic(
+            "L711",
+            f"`{layout}.{rule}` keeps places for `{item.part}`",
+            labels(recipe, place, ("lm.in", "the language model takes none of its features")),
+            fix=Fix(f"add `{item.part}` to `lm.in`, or count `{item.count}.tokens`"),
+        )
+    elif item.part is None and len(seeing) > 1:
+        yield Diagnostic(
+            "L711",
+            f"`{layout}.{rule}` does not say whose features take its places",
+            labels(recipe, place, ("lm.in", "the language model takes those of several parts")),
+            fix=Fix(f"count {listing((f'{item.count}.{part}' for part in seeing), last='or')}"),
+        )
 
 
 def _loss(recipe: Recipe, layout: str, rule: str, loss: LossItem) -> Iterator[Diagnostic]:

@@ -63,6 +63,22 @@ MISTAKES = {
       add layout plain { text(t) -> loss(im_start t) }
       amend stage sft { layout = plain }
     """,
+    "L711_part": """
+      add layout plain {
+        image(x)   -> image_pad * x.vit
+        pair(x, t) -> image(x) loss(t im_end)
+      }
+      amend stage sft { layout = plain }
+    """,
+    "L712_corners": """
+      add layout plain {
+        image(x)     -> image_pad * x.tokens
+        box(b)       -> "(" b.corners ")"
+        user(b)      -> b
+        assistant(b) -> loss(b "\\n")
+      }
+      amend stage sft { layout = plain }
+    """,
     "L707_places": """
       add layout plain {
         image(x)   -> image_pad * x.tokens
