@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
-from ..dsl.recipe import Recipe
-from .build import build, objectives
+from ..dsl.recipe import Mode, Recipe
+from .build import build, objectives, of_mode
 from .coverage import Coverage, coverage, drop_rates
 from .graph import Graph, Methods, Program
 from .ops import Head, Param
@@ -27,7 +27,7 @@ from .passes.infer_shapes import InferShapes
 from .passes.keep_cache import KeepCache
 from .passes.place_tokens import PlaceTokens
 from .passes.score_last import ScoreLast
-from .passes.split_methods import SplitInference, SplitTraining
+from .passes.split_methods import SplitInference, SplitRoutes, SplitTraining
 from .passes.tie_weights import TieWeights
 from .proofs.assertions import prove_assertions
 from .proofs.context import prove_context
@@ -35,7 +35,7 @@ from .proofs.layouts import prove_layouts
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
 from .spec import feed_spec
-from .tokens import as_seen, inference_limits, meaning_of, placed, training_limits
+from .tokens import as_seen, inference_limits, meaning_of, route_limits, shown, training_limits
 from .types import Bounds
 from .verify import verify
 from .weights import prove_weights
@@ -80,6 +80,11 @@ def inference_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
         DropUnused(),
         SplitInference(tuple(recipe.encoders)),
     )
+
+
+def route_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
+    """The passes of a mode with routes of its own, in order."""
+    return (*model_passes(recipe), DropUnused(), SplitRoutes())
 
 
 def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass | Split, ...]:
@@ -188,12 +193,18 @@ def for_inference(
 ) -> Program:
     """The program of a mode: its vision methods, `project`, `prefill` and `decode`.
 
+    A mode with routes of its own has a method for each: `image`, `text` and `logits`, say.
+
     `media` names the inputs that it must take; by default those that its layout can place.
     RecipeError when the parts of the recipe do not fit together.
     """
     chosen = recipe.modes[mode]
     recipe = as_seen(recipe, chosen)
-    seen = tuple(placed(recipe, [recipe.layouts[chosen.layout]]) if media is None else media)
+    seen = tuple(shown(recipe, chosen) if media is None else media)
+    if not isinstance(chosen, Mode):
+        methods = run(of_mode(recipe, chosen, seen), route_passes(recipe), watcher or Watcher())
+        limits = route_limits(recipe, chosen)
+        return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen))
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
     return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen))
@@ -213,10 +224,11 @@ def for_training(
     """
     chosen, covered = recipe.stages[stage], coverage(recipe, stage)
     recipe = as_seen(recipe, chosen)
-    layouts = [recipe.layouts[name] for name in chosen.layouts]
-    seen = tuple(placed(recipe, layouts) if media is None else media)
+    seen = tuple(shown(recipe, chosen) if media is None else media)
     methods = run(
-        build(recipe, media=seen), training_passes(recipe, stage, covered), watcher or Watcher()
+        build(recipe, media=seen, losses=chosen.loss),
+        training_passes(recipe, stage, covered),
+        watcher or Watcher(),
     )
     limits = training_limits(recipe, chosen, seen)
     return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen), covered)

@@ -124,10 +124,11 @@ def generation(builder: Builder, medium: str) -> str:
 
     The first places of each sequence are reserved for the queries, which look at its picture.
     """
-    part = builder.recipe.lm
+    assert builder.recipe.lm
+    name = builder.recipe.lm.in_[0].part
+    part = builder.recipe.adapters[name]
     assert isinstance(part, QueryDecoder)
-    name = part.in_[0].part
-    source = builder.recipe.adapters[name].in_[0]
+    (source,) = part.in_
     given = dense(builder.recipe, name, source, medium)
     assert given.tokens
     rows = builder.once(f"{name}.pictures", ops.Rows(), builder.source(source, medium))

@@ -6,19 +6,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..dsl.recipe import (
+    AnyMode,
     ApartItem,
+    Captioning,
     ChoiceItem,
+    Contrastive,
     CornersItem,
+    Decoder,
+    Features,
     ImageInput,
     IndexItem,
     Layout,
     LayoutItem,
     LossItem,
-    Mode,
+    Matching,
     Mrope,
     Ntk,
+    Objective,
     Recipe,
     RepeatItem,
+    Retrieval,
     Rope,
     Rope2d,
     RuleItem,
@@ -26,6 +33,7 @@ from ..dsl.recipe import (
     SpecialItem,
     Stage,
     TextItem,
+    Uniform,
     ViT,
     end_of,
     has_content,
@@ -38,49 +46,75 @@ FORMAT = 1
 """Raised when the meaning of a key changes."""
 
 
-def feed_spec(recipe: Recipe, purpose: Stage | Mode, media: Iterable[str]) -> dict[str, Any]:
+def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) -> dict[str, Any]:
     """The host's part of a stage or a mode that takes the inputs `media`.
 
     Keys: `tokens` (tokenizer, special tokens, padding), `inputs`, `features` (the part and the
     input of each run of feature rows, in order), `text` (positions), `layouts` (all of them),
-    `layout` (those of the purpose, the preferred first), `limits`, and for a mode `sampling`.
+    `layout` (those of the purpose, the preferred first), `limits`, for a mode `kind` (chat,
+    retrieval or features) and `sampling`, and for a stage `pairs`: what its objectives compare.
     """
-    assert recipe.tokens and recipe.lm
     media = tuple(media)
-    chosen = purpose.layouts if isinstance(purpose, Stage) else (purpose.layout,)
     spec = {
         "format": FORMAT,
         "recipe": recipe.name,
-        "tokens": {
-            "tokenizer": recipe.tokens.tokenizer.model_dump(),
-            "specials": {
-                name: {"text": token.text, "id": token.id}
-                for name, token in recipe.tokens.specials.items()
-            },
-            "pad": recipe.tokens.specials[recipe.tokens.pad].id,
-        },
+        "tokens": _tokens(recipe),
         "inputs": {medium: _input(recipe, medium) for medium in media},
         "features": [
             [source.part, medium]
-            for source in recipe.lm.in_
+            for source in (recipe.lm.in_ if recipe.lm else ())
             for medium in reach(recipe)[source.part]
             if medium in media
         ],
         "text": _text(recipe, purpose),
         "layouts": {name: layout_json(recipe, rules) for name, rules in recipe.layouts.items()},
-        "layout": list(chosen),
     }
+    limits: dict[str, Any] = {"context": recipe.speaker.context if recipe.speaker else 0}
     if isinstance(purpose, Stage):
-        return spec | {"limits": {"context": recipe.lm.context, "pack": purpose.pack}}
-    return spec | {
-        "limits": {
-            "context": recipe.lm.context,
-            "batch": [purpose.batch.at_least(1), purpose.batch.high],
-            "prompt": purpose.prompt.high,
-            "new": purpose.new,
+        limits["pack"] = purpose.pack
+        pairs = {
+            name: _compared(recipe.objectives[name])
+            for name in purpose.loss
+            if isinstance(recipe.objectives.get(name), Contrastive | Matching | Captioning)
+        }
+        compared = {"pairs": pairs} if pairs else {}
+        return spec | {"layout": list(purpose.layouts), "limits": limits} | compared
+    limits["batch"] = [purpose.batch.at_least(1), purpose.batch.high]
+    kind = {"kind": purpose.type.lower(), "limits": limits}
+    if isinstance(purpose, Features):
+        return spec | kind | {"layout": []}
+    limits["prompt"] = purpose.prompt.high
+    if isinstance(purpose, Retrieval):
+        return spec | kind | {"layout": [purpose.layout]}
+    limits["new"] = purpose.new
+    return spec | kind | {"layout": [purpose.layout], "sampling": purpose.sampling.model_dump()}
+
+
+def _tokens(recipe: Recipe) -> dict[str, Any] | None:
+    """The tokenizer and the special tokens; None for a model without text."""
+    if recipe.tokens is None:
+        return None
+    return {
+        "tokenizer": recipe.tokens.tokenizer.model_dump(),
+        "specials": {
+            name: {"text": token.text, "id": token.id}
+            for name, token in recipe.tokens.specials.items()
         },
-        "sampling": purpose.sampling.model_dump(),
+        "pad": recipe.tokens.specials[recipe.tokens.pad].id,
     }
+
+
+def _compared(objective: Objective) -> dict[str, Any]:
+    """What an objective is fed of pictures and texts."""
+    match objective:
+        case Contrastive(layout=layout, right=right, weight=weight):
+            return {"kind": "contrast", "layout": layout, "right": right, "weight": weight}
+        case Matching(layout=layout, negatives=negatives, weight=weight):
+            drawn = negatives.share if isinstance(negatives, Uniform) else "hard"
+            return {"kind": "match", "layout": layout, "negatives": drawn, "weight": weight}
+        case Captioning(layout=layout, weight=weight):
+            return {"kind": "caption", "layout": layout, "weight": weight}
+    raise AssertionError("other objectives are fed by samples alone")
 
 
 def _input(recipe: Recipe, medium: str) -> dict[str, Any]:
@@ -126,9 +160,12 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
     }
 
 
-def _text(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
-    assert recipe.lm
-    pos, scale = recipe.lm.pos, recipe.lm.query_scale
+def _text(recipe: Recipe, purpose: Stage | AnyMode) -> dict[str, Any] | None:
+    """The positions of tokens; None for a model without text."""
+    writer = recipe.speaker
+    if writer is None:
+        return None
+    pos, scale = writer.pos, writer.query_scale if isinstance(writer, Decoder) else None
     scaling = pos.scaling if isinstance(pos, Rope) else None
     trains = isinstance(purpose, Stage)
     if trains and isinstance(scaling, Ntk):
@@ -136,7 +173,7 @@ def _text(recipe: Recipe, purpose: Stage | Mode) -> dict[str, Any]:
     return {
         "call": pos.call,
         "sections": list(pos.sections) if isinstance(pos, Mrope) else None,
-        "head_dim": recipe.lm.head_dim,
+        "head_dim": writer.head_dim,
         "theta": pos.theta,
         "scaling": scaling.model_dump(mode="json", by_alias=True) if scaling else None,
         "query_scale": scale.model_dump(mode="json", by_alias=True)

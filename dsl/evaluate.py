@@ -19,9 +19,9 @@ from .recipe import (
     ENCODERS,
     INPUTS,
     LANGUAGE_MODELS,
+    MODES,
     OBJECTIVES,
     Layout,
-    Mode,
     Model,
     Stage,
     Tokens,
@@ -40,13 +40,13 @@ _MODELS: Mapping[str, Mapping[str, type[Model]]] = {
     "adapter": ADAPTERS,
     "lm": LANGUAGE_MODELS,
     "objective": OBJECTIVES,
+    "mode": MODES,
 }
 _UNTYPED: Mapping[str, type[Model]] = {
     "tokens": Tokens,
     "weights": Weights,
     "layout": Layout,
     "stage": Stage,
-    "mode": Mode,
 }
 STATED_OTHERWISE = {"specials", "rules", "ignored"}
 """Fields that statements of their own fill, not settings."""

@@ -20,7 +20,9 @@ Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Ignore | syntax.R
 SINGLE_BLOCKS = ("tokens", "lm", "weights")
 """Blocks of which a recipe has one, named by their kind."""
 NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "mode")
-TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective")
+TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective", "mode")
+DEFAULT_TYPES = {"mode": "Chat"}
+"""What a block is that does not say its type."""
 ENTRY_HOMES: dict[EntryKind, str] = {
     "special": "tokens",
     "map": "weights",
@@ -210,7 +212,8 @@ class _Layer:
                     self._declare(block)
 
     def _declare(self, block: syntax.Block) -> None:
-        if block.kind in TYPED_BLOCKS and block.type is None:
+        type_ = block.type or DEFAULT_TYPES.get(block.kind)
+        if block.kind in TYPED_BLOCKS and type_ is None:
             self._complain(
                 "N203",
                 f"{article(block.kind)} needs a type",
@@ -219,7 +222,7 @@ class _Layer:
             )
             return
         part = Part(
-            block.kind, block.name, block.type, block.header, block.type_span, self._recipe.name
+            block.kind, block.name, type_, block.header, block.type_span, self._recipe.name
         )
         self._whole.parts[block.name] = part
         self._declared.add(block.name)

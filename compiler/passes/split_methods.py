@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Methods, Node
-from ..ops import Concat, Input, Splice, TakeLast
+from ..ops import Concat, Input, Pictures, QueryBlocks, Splice, TakeLast
 from ..types import Size, Symbol, TensorType, substitute
 from .drop_unused import drop_unused
 from .infer_shapes import infer
@@ -50,11 +50,11 @@ class SplitInference:
 
     def run(self, graph: Graph) -> Methods:
         """Cut behind the towers and before the places of features."""
-        splice = next((node for node in graph if isinstance(node.op, Splice)), None)
+        splice = next((node for node in graph if isinstance(node.op, Splice | Pictures)), None)
         if splice is None:
             return {"prefill": graph, "decode": _one_token(graph)}
         vision, project = Methods(), dict[str, _Chain]()
-        features = graph[splice.inputs[1]]
+        features = graph[splice.inputs[0 if isinstance(splice.op, Pictures) else 1]]
         parts = features.inputs if isinstance(features.op, Concat) else (features.name,)
         for medium, made in _by_medium(graph, parts).items():
             before = graph.feeding(*made)
@@ -72,13 +72,26 @@ class SplitInference:
             **vision,
             **_projects(graph, project),
             "prefill": _given_features(graph, features),
-            "decode": _one_token(_without_splice(graph, splice)),
+            "decode": _one_token(_text_alone(graph, splice)),
         }
 
     def _tower(self, node: Node) -> str | None:
         """The tower that a node belongs to; None when it is none of one."""
         part = node.module.partition(".")[0]
         return part if part in self.towers and not isinstance(node.op, Input) else None
+
+
+@dataclass(frozen=True)
+class SplitRoutes:
+    """A method for each output, of its name; what one yields is given to those behind it."""
+
+    def run(self, graph: Graph) -> Methods:
+        """Cut behind each output."""
+        methods, given = Methods(), dict[str, str]()
+        for name, node in graph.outputs.items():
+            methods[name] = _cut(graph, {name: node}, given)
+            given[node] = name
+        return methods
 
 
 @dataclass(frozen=True)
@@ -169,11 +182,20 @@ def _given_features(graph: Graph, features: Node) -> Graph:
     """From text and finished features on."""
     assert features.type
     rows = TensorType(("features", features.type.width), features.type.dtype)
-    return _cut(graph.change(features.name, type=rows), graph.outputs, {features.name: "features"})
+    given = graph.change(features.name, type=rows)
+    return infer(_cut(given, graph.outputs, {features.name: "features"}))
 
 
-def _without_splice(graph: Graph, splice: Node) -> Graph:
-    """Text alone: whatever took the spliced sequence takes the embedded one."""
+def _text_alone(graph: Graph, splice: Node) -> Graph:
+    """Text behind the features: whatever took the spliced sequence takes the embedded one.
+
+    Blocks that look at pictures go on with what their cache holds of them.
+    """
+    if isinstance(splice.op, Pictures):
+        (blocks,) = graph.users(splice.name)
+        assert isinstance(blocks.op, QueryBlocks)
+        op = replace(blocks.op, use="go_on")
+        return drop_unused(graph.change(blocks.name, op=op, inputs=blocks.inputs[2:]))
     (embedded, *_) = splice.inputs
     nodes = [
         replace(

@@ -74,7 +74,7 @@ def _rooms(recipe: Recipe) -> Iterator[Room]:
         resize = f"{name}.resize" if stage.resize else None
         for layout in stage.layouts:
             yield Room(f"stage `{name}`", layout, room, path, seen, resize)
-    for name, mode in recipe.modes.items():
+    for name, mode in recipe.chats.items():
         seen, resize = as_seen(recipe, mode), f"{name}.resize" if mode.resize else None
         path = f"{name}.prompt"
         yield Room(f"mode `{name}`", mode.layout, mode.prompt.high, path, seen, resize)

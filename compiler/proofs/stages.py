@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
-from ...dsl.recipe import Recipe
+from ...dsl.recipe import Recipe, RegionWords
 from ..build import build, objectives
 from ..coverage import Coverage, cover, short_names
 from ..ops import Embed
@@ -12,7 +12,7 @@ from ..passes.drop_unused import DropUnused
 from ..passes.infer_shapes import InferShapes
 from ..passes.tie_weights import TieWeights
 from ..places import labels
-from ..tokens import placed
+from ..tokens import shown
 
 
 def prove_stages(recipe: Recipe, findings: Findings) -> None:
@@ -32,6 +32,8 @@ def _prove_objectives(recipe: Recipe, findings: Findings) -> None:
     graph = build(recipe)
     parts = [*recipe.encoders, *recipe.adapters]
     for name, objective in recipe.objectives.items():
+        if not isinstance(objective, RegionWords):
+            continue
         for setting, module in (("regions", objective.regions), ("words", objective.words)):
             end = end_of(graph, module)
             if setting == "words" and not (end and isinstance(end.op, Embed)):
@@ -57,8 +59,8 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
     if any(found.code == "N215" for found in findings.in_order):
         return
     stage = recipe.stages[name]
-    media = placed(recipe, [recipe.layouts[layout] for layout in stage.layouts])
-    graph = build(recipe, media=media)
+    media = shown(recipe, stage)
+    graph = build(recipe, media=media, losses=stage.loss)
     try:
         for step in (
             InferShapes(),
