@@ -1,50 +1,54 @@
-"""Pixels of the golden processor cases: squares, letterboxes, crops, pads and tiles."""
+"""Pixels of the golden processor cases, through the shipped recipes: squares, pads and tiles."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import torch
 
 from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.sample import Attachment
-from triptych.blocks.input.sizes import Crop, Letterbox, Padded, Square, Tiles
+from triptych.blocks.input.sizes import Letterbox, Tiles
+from triptych.compiler.pipeline import for_inference, for_training
+from triptych.dsl.load import load_recipe
 from triptych.tests.parity.golden import cases
 
 BOUND = 1e-6
 
 
-def media_input(rule, mean, std, resize=None):
-    """An input of one tower whose patches are whole pictures."""
-    view = {
-        "patch": resize or rule.side,
-        "frames_per_patch": 1,
-        "folded": False,
-        "mean": mean,
-        "std": std,
-        "dense": True,
-        "window": [1, 1],
-        "rotary": None,
-        "resize": resize,
-    }
-    spec = {
-        "kind": "image",
-        "size": rule.to_json(),
-        "alpha": "drop",
-        "channels": 3,
-        "views": {"image": view},
-        "ends": {"tower": {"tokens": 1, "grid": [1, 1], "window": [1, 1]}},
-    }
-    return MediaInput("image", spec)
+@cache
+def shipped(name, purpose):
+    """What a shipped recipe says of the pictures of a mode or a stage."""
+    recipe = load_recipe(name)
+    program = for_inference if purpose in recipe.modes else for_training
+    return program(recipe, purpose).spec["inputs"]["image"]
 
 
-def pixels(case, file, rule, mean, std, resize=None):
-    """[M, C, H, W] what a tower is shown of a file."""
-    given = media_input(rule, mean, std, resize)
-    seen = given.see(Attachment("image", case.folder / f"{file}.png"))
-    rows_M1P = given.feed([seen])["image.patches"]
-    side = resize or rule.side
-    return rows_M1P.view(-1, 3, side, side), seen
+def in_size(spec, side, resize=None, **size):
+    """An input in the size of a case, each of its towers with one patch for the whole picture.
+
+    `resize` is the side of the view that the recipe resizes once more.
+    """
+    views = {}
+    for name, view in spec["views"].items():
+        again = view["resize"] and resize
+        views[name] = view | {"patch": again or side, "resize": again}
+    return MediaInput(
+        "image", {**spec, "size": spec["size"] | {"side": side} | size, "views": views}
+    )
+
+
+def see(case, given, file):
+    return given.see(Attachment("image", case.folder / f"{file}.png"))
+
+
+def pixels(given, seen):
+    """[M, C, H, W] what each tower is shown, those that see the picture resized first."""
+    rows = [x.squeeze(1) for x in given.feed([seen]).values()]
+    sides = [round((x.shape[1] / 3) ** 0.5) for x in rows]
+    shown = [x.view(-1, 3, side, side) for x, side in zip(rows, sides, strict=True)]
+    return sorted(shown, key=lambda x: x.shape[-1])
 
 
 def check(found, expected, name):
@@ -53,83 +57,102 @@ def check(found, expected, name):
     assert worst <= BOUND, f"{name} is off by {worst}"
 
 
-def trimmed(mean):
-    """The colour of a mean."""
-    return tuple(int(share * 255) for share in mean)
+def check_scale(spec, mean, std):
+    """Every tower takes pixels on this scale."""
+    for view in spec["views"].values():
+        assert (view["mean"], view["std"]) == (mean, std)
 
 
 @cases("minigpt4_processor")
 def test_squares_whatever_the_shape(case):
-    config, checked = case.config, 0
+    spec = shipped("minigpt4_7b", "chat")
+    check_scale(spec, case.config["mean"], case.config["std"])
+    assert case.expected
     for name, expected in case.expected.items():
         file, _, side = name.rpartition("_")
-        found, _ = pixels(case, file, Square(int(side)), config["mean"], config["std"])
+        given = in_size(spec, int(side))
+        (found,) = pixels(given, see(case, given, file))
         check(found[0], expected, name)
-        checked += 1
-    assert checked
+
+
+INTERNVL = {
+    "retrieval": ("internvl_14b", "retrieval_g"),
+    "chat_square": ("internvl_14b", "retrieval_c"),
+    "classification": ("internvl_14b", "features"),
+    "clip_image_processor": ("internvl_chat_7b", "pretrain"),
+    "chat_pad2square": ("internvl_chat_7b", "sft"),
+    "llava_pad": ("internvl_chat_7b", "chat"),
+}
+"""Where each transform of InternVL stands in the recipes: the mode or the stage that uses it."""
 
 
 @cases("internvl_processor")
 def test_squares_crops_and_pads(case):
-    config = case.config
-    mean, std, pad = config["mean"], config["std"], tuple(config["pad_colour"])
-    assert pad == trimmed(mean)
-    rules = {
-        "retrieval": Square,
-        "chat_square": Square,
-        "classification": Crop,
-        "clip_image_processor": Crop,
-        "chat_pad2square": lambda side: Padded(side, pad),
-        "llava_pad": lambda side: Padded(side, pad),
-    }
-    seen = set()
+    config, checked = case.config, set()
     for name, expected in case.expected.items():
         file, _, what = name.partition("/")
         what, _, side = what.rpartition("_")
-        found, _ = pixels(case, file, rules[what](int(side)), mean, std)
+        spec = shipped(*INTERNVL[what])
+        check_scale(spec, config["mean"], config["std"])
+        assert spec["size"].get("pad", config["pad_colour"]) == config["pad_colour"]
+        given = in_size(spec, int(side))
+        (found,) = pixels(given, see(case, given, file))
         check(found[0], expected, name)
-        seen.add(what)
-    assert seen == rules.keys()
+        checked.add(what)
+    assert checked
 
 
-def letterbox(facts):
-    pad = tuple(facts["background"])
-    assert pad == trimmed(facts["image_mean"])
-    return Letterbox(facts["image_size"], pad, facts["min_size"])
+DEEPSEEK = {"low": "deepseek_vl_1_3b", "hybrid": "deepseek_vl_7b"}
+
+
+def letterbox(case, kind):
+    """The recipe's input in the sizes of a case."""
+    facts, spec = case.config[kind], shipped(DEEPSEEK[kind], "chat")
+    assert (spec["size"]["pad"], spec["size"]["least"]) == (facts["background"], facts["min_size"])
+    return in_size(spec, facts["image_size"], facts.get("low_resize"))
 
 
 @cases("deepseek_vl_processor")
 def test_letterboxes_and_a_second_view_of_them(case):
-    config = case.config
-    low, hybrid = config["low"], config["hybrid"]
-    none = ([0.0] * 3, [1.0] * 3)
-    views = {
-        "low.pixel_values": (low, low["image_mean"], low["image_std"], None),
-        "hybrid.pixel_values": (hybrid, *none, None),
-        "hybrid.high_tower_input": (hybrid, hybrid["image_mean"], hybrid["image_std"], None),
-        "hybrid.low_tower_input": (
-            hybrid,
-            low["image_mean"],
-            low["image_std"],
-            hybrid["low_resize"],
-        ),
-    }
     checked = set()
     for name, expected in case.expected.items():
-        if name.startswith("batch."):
+        kind, file, what = name.split(".") if name.count(".") == 2 else ("", "", "")
+        if kind not in DEEPSEEK:
             continue
-        kind, file, what = name.split(".")
-        facts, mean, std, resize = views[f"{kind}.{what}"]
-        found, seen = pixels(case, file, letterbox(facts), mean, std, resize)
-        assert seen.size == tuple(config["png_sizes"][file])
+        given = letterbox(case, kind)
+        seen = see(case, given, file)
+        assert seen.size == tuple(case.config["png_sizes"][file])
+        if what == "pixel_values" and not case.config[kind]["do_normalize"]:
+            found = torch.from_numpy(seen.frames).permute(0, 3, 1, 2) * (1 / 255)
+        else:
+            found = pixels(given, seen)[-1 if what == "high_tower_input" else 0]
         check(found[0], expected, name)
         checked.add(f"{kind}.{what}")
-    assert checked == views.keys()
+    assert {"low.pixel_values", "hybrid.high_tower_input", "hybrid.low_tower_input"} <= checked
+
+
+@cases("deepseek_vl_processor")
+def test_the_pictures_of_a_batch_follow_one_another(case):
+    expected, masks = case.expected["batch.pixel_values"], case.expected["batch.images_emb_mask"]
+    given, prompts = letterbox(case, "low"), case.prompts
+    shown = [
+        file
+        for name in prompts["batch_order"]
+        for message in prompts["prompts"][name]["conversation"]
+        for file in message.get("images", ())
+    ]
+    (found,) = pixels(given, see(case, given, shown[0]))
+    rows = given.feed([see(case, given, file) for file in shown])["image.patches"]
+    check(rows.view(-1, *found.shape[1:]), expected[masks.any(dim=2)], "batch.pixel_values")
 
 
 @cases("deepseek_vl_processor")
 def test_letterboxes_of_many_sizes(case):
     low = case.config["low"]
+
+    def rule(side):
+        return Letterbox(side, tuple(low["background"]), low["min_size"])
+
     table = json.loads((case.folder / "resize_table.json").read_text(encoding="utf-8"))
     assert table
     for row in table:
@@ -137,28 +160,28 @@ def test_letterboxes_of_many_sizes(case):
         for key, facts in row.items():
             if not key.startswith("at_"):
                 continue
-            rule = Letterbox(
-                int(key.removeprefix("at_")), trimmed(low["image_mean"]), low["min_size"]
-            )
-            assert [*reversed(rule.inner(*size))] == facts["resized_hw"], size
-            assert rule.offset(*size) == (facts["pad_left"], facts["pad_top"]), size
-            assert rule.size(*size) == (facts["square"], facts["square"])
+            found = rule(int(key.removeprefix("at_")))
+            assert [*reversed(found.inner(*size))] == facts["resized_hw"], size
+            assert found.offset(*size) == (facts["pad_left"], facts["pad_top"]), size
+            assert found.size(*size) == (facts["square"], facts["square"])
     for key, expected in case.config["resized_hw"].items():
         file, _, side = key.partition("@")
-        rule = Letterbox(int(side), trimmed(low["image_mean"]), low["min_size"])
-        assert [*reversed(rule.inner(*case.config["png_sizes"][file]))] == expected, key
+        found = rule(int(side)).inner(*case.config["png_sizes"][file])
+        assert [*reversed(found)] == expected, key
 
 
 @cases("internvl_tiling")
 def test_tiles_and_their_thumbnail(case):
-    config = case.config
+    config, spec = case.config, shipped("internvl_1_5_26b", "sft")
+    check_scale(spec, config["mean"], config["std"])
     assert config["pngs"]
     for file, facts in config["pngs"].items():
-        rule = Tiles(config["png_image_size"], 1, facts["max_num"])
-        assert rule.tiling(*facts["size"]) == tuple(facts["grid"])
-        found, seen = pixels(case, file, rule, config["mean"], config["std"])
-        assert len(seen.frames) == facts["tiles"] == rule.pictures(*facts["size"])
+        given = in_size(spec, config["png_image_size"], high=facts["max_num"])
+        seen = see(case, given, file)
+        assert given.rule.tiling(*facts["size"]) == tuple(facts["grid"])
+        assert len(seen.frames) == facts["tiles"] == given.rule.pictures(*facts["size"])
         assert torch.equal(torch.from_numpy(seen.frames), case.expected[f"{file}.tiles_uint8"])
+        (found,) = pixels(given, seen)
         check(found, case.expected[f"{file}.pixel_values"], file)
 
 
@@ -176,4 +199,5 @@ def test_grids_of_many_sizes_ties_among_them(case):
         assert columns * rows == facts["tiles"]
         assert rule.pictures(*size) == facts["tiles_with_thumbnail"]
         tokens_of_a_tile.add(facts["image_tokens"] / rule.pictures(*size))
-    assert len(tokens_of_a_tile) == 1
+    tokens = shipped("internvl_1_5_26b", "sft")["ends"]["mlp1"]["tokens"]
+    assert tokens_of_a_tile == {tokens}
