@@ -81,7 +81,8 @@ class DeepSeekCase(Case):
     def shown(self, pictures: Tensor) -> Tensor:
         """Those of one row for each slot, [B, n, ...], that a prompt shows, one after another."""
         used = self.inputs["images_emb_mask"][..., 0]
-        return pictures.unflatten(0, used.shape)[used]
+        slots: Tensor = pictures.unflatten(0, used.shape)
+        return slots[used]
 
     def samples(self) -> list[Sample]:
         """The rows without their padding; the pixels are not real, see `views`."""
