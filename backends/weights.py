@@ -18,6 +18,9 @@ from ..dsl.recipe import Form, Interleaved, Joined, Recipe, Renamed, Squeezed, T
 _SHOWN = 5
 """How many names a message lists."""
 
+VOCABULARY = ("lm.embed.weight", "lm.head.weight")
+"""The tables with a row for each entry of the vocabulary."""
+
 _PICKLES = (".bin", ".pt", ".pth")
 
 
@@ -44,17 +47,27 @@ class Weights:
     shapes: Mapping[str, Shape]
 
     @classmethod
-    def open(cls, recipe: Recipe, source: Path, parts: Collection[str] | None = None) -> Weights:
+    def open(
+        cls,
+        recipe: Recipe,
+        source: Path,
+        parts: Collection[str] | None = None,
+        *,
+        under: str = "",
+        growing: Collection[str] = (),
+    ) -> Weights:
         """The weights of a recipe in a training run, a file, or a folder of published files.
 
         With `parts`, only the parameters of these parts are looked for. Tensors may have our names
-        or the published ones. WeightsError names every parameter that has no tensor, every tensor
-        that has no place, and every shape that differs.
+        or the published ones, which `under` is written before. WeightsError names every parameter
+        that has no tensor, every tensor that has no place, and every shape that differs; only the
+        parameters `growing` may have fewer rows there.
         """
-        found = _tensors(recipe, source)
+        found = _tensors(recipe, source, under)
+        every = {name: param.shape for name, param in build(recipe).parameters().items()}
         shapes = {
-            name: param.shape
-            for name, param in build(recipe).parameters().items()
+            name: shape
+            for name, shape in every.items()
             if parts is None or name.partition(".")[0] in parts
         }
         published = names(recipe)
@@ -66,11 +79,13 @@ class Weights:
             ]
         problems = [
             *_missing(wanted, found),
-            *_homeless(wanted, found, published),
+            *_homeless({*every, *published.tensors}, found, published),
             *(
                 f"{tensor.name} is {list(tensor.shape)} here and {list(there.shape)} there"
                 for tensor in wanted
-                if (there := found.get(tensor.name)) and there.shape != tensor.shape
+                if (there := found.get(tensor.name))
+                and there.shape != tensor.shape
+                and not (tensor.holds[0] in growing and _is_shorter(there.shape, tensor.shape))
             ),
         ]
         if problems:
@@ -88,7 +103,7 @@ class Weights:
                     if place.file == file:
                         shapes = [self.shapes[name] for name in place.holds]
                         ours = taken_apart(place.form, content.get_tensor(place.name), shapes)
-                        yield from zip(place.holds, ours, strict=True)
+                        yield from zip(place.holds, map(_grown, ours, shapes), strict=True)
 
     def fill(self, module: nn.Module) -> None:
         """Copies the weights into a module, in the module's precision."""
@@ -97,6 +112,24 @@ class Weights:
             for name, tensor in self.tensors():
                 if name in state:
                     state[name].copy_(tensor)
+
+
+def starts(recipe: Recipe, sources: Mapping[str, Path]) -> dict[str, Tensor]:
+    """The parameters of each of these parts, from where its start lies.
+
+    A vocabulary may have fewer entries there: each of the others starts as the mean of those.
+    """
+    found = dict[str, Tensor]()
+    parts = [*recipe.encoders, *recipe.adapters, *(["lm"] if recipe.lm else [])]
+    for part, source in sources.items():
+        if part not in parts:
+            near = nearest(part, parts) or ", ".join(parts)
+            raise WeightsError(f"{recipe.name} has no part {part!r}; there is {near}")
+        start = getattr(recipe.block(part), "start", None)
+        under = start.under if start else ""
+        opened = Weights.open(recipe, source, [part], under=under, growing=VOCABULARY)
+        found |= opened.tensors()
+    return found
 
 
 def as_published(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -141,6 +174,18 @@ def put_together(form: Form, tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0]
 
 
+def _is_shorter(there: Shape, here: Shape) -> bool:
+    return there[1:] == here[1:] and 0 < there[0] < here[0]
+
+
+def _grown(tensor: Tensor, shape: Shape) -> Tensor:
+    """The tensor with as many rows as its parameter; the new ones are the mean of the others."""
+    if tensor.shape == shape:
+        return tensor
+    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+    return torch.cat((tensor, mean.expand(shape[0] - len(tensor), *shape[1:])))
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A tensor that is there."""
@@ -150,13 +195,13 @@ class _Found:
     shape: Shape
 
 
-def _tensors(recipe: Recipe, source: Path) -> dict[str, _Found]:
+def _tensors(recipe: Recipe, source: Path, under: str) -> dict[str, _Found]:
     """Every tensor that a path stands for, by the name that the recipe's map uses.
 
     Where a recipe takes its weights from several repositories, a folder may hold one folder for
     each, called as the repository is.
     """
-    folders = [(source, "")]
+    folders = [(source, under)]
     if recipe.weights and len(recipe.weights.from_) > 1:
         apart = [
             (source / repository.repository.rpartition("/")[2], repository.under)
@@ -165,13 +210,13 @@ def _tensors(recipe: Recipe, source: Path) -> dict[str, _Found]:
         if any(folder.is_dir() for folder, _ in apart):
             folders = apart
     found = dict[str, _Found]()
-    for folder, under in folders:
+    for folder, front in folders:
         for file in _files(folder):
             for name, shape in _shapes(file):
-                if under + name in found:
-                    first = found[under + name].file
-                    raise WeightsError(f"{under + name} is in {first} and in {file}: keep one")
-                found[under + name] = _Found(file, name, shape)
+                if front + name in found:
+                    first = found[front + name].file
+                    raise WeightsError(f"{front + name} is in {first} and in {file}: keep one")
+                found[front + name] = _Found(file, name, shape)
     return found
 
 
@@ -223,9 +268,8 @@ def _missing(wanted: Sequence[Published], found: Mapping[str, _Found]) -> Iterat
 
 
 def _homeless(
-    wanted: Sequence[Published], found: Mapping[str, _Found], published: Names
+    known: Collection[str], found: Mapping[str, _Found], published: Names
 ) -> Iterator[str]:
-    known = {tensor.name for tensor in wanted}
     extra = [name for name in found if name not in known and not published.reason_to_ignore(name)]
     if extra:
         yield f"{len(extra)} tensors have no place in the recipe: {_listed(extra)}"

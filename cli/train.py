@@ -25,6 +25,7 @@ Examples:
   triptych train scenes --data pictures.json --out runs/scenes
   triptych train my.vlm --data captions=coco/ --data chat=chat.jsonl --out runs/my
   triptych train my.vlm --stage sft --weights runs/base --data chat.jsonl --out runs/sft
+  triptych train my.vlm --start vit=clip/ --start lm=qwen/ --data chat.jsonl --out runs/my
   triptych train my.vlm --data chat.jsonl --out runs/my --set sft.optim.lr=2e-5 --steps 100
   triptych train my.vlm --data chat.jsonl --out runs/my --resume
 
@@ -62,6 +63,14 @@ content parts), or a folder of pictures with their captions in .txt files beside
     metavar="FROM",
     help="Start from a run, a checkpoint, a .safetensors file, or a folder of published ones; "
     "`fresh` starts from random numbers.",
+)
+@click.option(
+    "--start",
+    "parts",
+    multiple=True,
+    metavar="PART=FROM",
+    help="Start one part from these weights, and what no --start names from random numbers. "
+    "Repeatable.",
 )
 @click.option(
     "--held-out",
@@ -123,6 +132,7 @@ def train_command(
     out: Path,
     stages: tuple[str, ...],
     weights: str | None,
+    parts: tuple[str, ...],
     held_out: Path | None,
     resume: bool,
     force: bool,
@@ -137,11 +147,16 @@ def train_command(
     loaded = load_recipe(recipe, amend=amend)
 
     from ..backends.training import Options, StoppedError, train
-    from ..backends.weights import Weights
+    from ..backends.weights import Weights, starts
 
+    if weights and parts:
+        raise click.UsageError("--weights starts the whole model, --start a part: give one of them")
     start: dict[str, Tensor] | None = None
     beside: list[Path] = []
-    if weights == "fresh":
+    if parts:
+        sources = dict(map(_source, parts))
+        start, beside = starts(loaded, sources), list(sources.values())
+    elif weights == "fresh":
         start = {}
     elif weights is not None:
         start = dict(Weights.open(loaded, Path(weights)).tensors())
@@ -167,6 +182,13 @@ def train_command(
         click.echo(f"go on with: {_again(sys.argv[1:])}", err=True)
         ctx.exit(stopped.exit_code)
     _say(result)
+
+
+def _source(given: str) -> tuple[str, Path]:
+    part, equals, path = given.partition("=")
+    if not equals:
+        raise click.UsageError(f"--start takes PART=FROM, such as lm={given}")
+    return part, Path(path)
 
 
 def _say(result: Result) -> None:

@@ -15,6 +15,7 @@ from triptych.backends.weights import (
     WeightsError,
     as_published,
     put_together,
+    starts,
     taken_apart,
 )
 from triptych.compiler.weights import names, shape_of
@@ -149,6 +150,30 @@ def test_a_part_alone(recipe, state, tmp_path):
     assert_equal(found, tower)
     with pytest.raises(WeightsError, match="tensors are missing"):
         Weights.open(recipe, tmp_path)
+
+
+def test_parts_start_from_files_of_their_own(recipe, state, tmp_path):
+    recipe = variant("""}
+      amend lm { start = hf("a/text", under: "model.") vocab = lm.width * 4800 }
+      amend tokens {""")
+    theirs = dict(as_published(recipe, state))
+    text = {
+        name.removeprefix("model."): tensor.contiguous()
+        for name, tensor in theirs.items()
+        if name.startswith("model.")
+    }
+    save_file(text, tmp_path / "text.safetensors")
+    save_file(state, tmp_path / "run.safetensors")
+    found = starts(
+        recipe, {"lm": tmp_path / "text.safetensors", "vit": tmp_path / "run.safetensors"}
+    )
+    assert {name.partition(".")[0] for name in found} == {"lm", "vit"}
+    table, before = found["lm.embed.weight"], state["lm.embed.weight"]
+    assert len(table) == 153600 and torch.equal(table[: len(before)], before)
+    assert torch.allclose(table[-1], before.mean(0), atol=1e-6)
+    assert all(torch.equal(found[n], state[n]) for n in found if n != "lm.embed.weight")
+    with pytest.raises(WeightsError, match="has no part 'vot'; there is vit"):
+        starts(recipe, {"vot": tmp_path})
 
 
 def test_a_pickle_is_never_opened(recipe, tmp_path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from triptych.cli.main import cli
 
@@ -40,6 +42,24 @@ def test_says_what_it_left_and_what_was_bad(folder, tmp_path):
         "1 sample could not be used:",
         "  data.json[24]: the record has neither `conversations` nor `messages`",
     ]
+
+
+def test_a_part_starts_from_weights_of_its_own(folder, tmp_path):
+    arguments = ["train", str(folder / "tiny.vlm"), "--data", str(folder / "pictures.json")]
+    arguments += ["--stage", "vision", "--steps", "1"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    runner = CliRunner()
+    told = runner.invoke(cli, [*arguments, "--out", str(first)])
+    assert told.exit_code == 0, told.output
+    begun = ["--start", f"lm={first}", "--seed", "1"]
+    told = runner.invoke(cli, [*arguments, "--out", str(second), *begun])
+    assert told.exit_code == 0, told.output
+    before, after = (load_file(run / "weights.safetensors") for run in (first, second))
+    frozen = [name for name in before if name.startswith("lm.")]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["merger.fc1.weight"], after["merger.fc1.weight"])
+    for wrong in (["--start", "lm"], ["--start", f"lm={first}", "--weights", "fresh"]):
+        assert runner.invoke(cli, [*arguments, "--out", str(second), *wrong]).exit_code == 2
 
 
 def test_help_names_every_kind_of_data():
