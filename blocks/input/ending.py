@@ -20,8 +20,15 @@ class Ending:
     strip: bool = False
 
     def place(self, text: str) -> int | None:
-        """Where the first text begins that ends the answer; None when there is none."""
-        found = [place for end in self.texts if (place := text.find(end)) >= 0]
+        """Where the first text begins that ends the answer; None when there is none.
+
+        White space that is dropped at the start ends nothing.
+        """
+        return self.find(text, len(text) - len(text.lstrip()) if self.strip else 0)
+
+    def find(self, text: str, begin: int = 0) -> int | None:
+        """The same in a piece of an answer, from a place on."""
+        found = [place for end in self.texts if (place := text.find(end, begin)) >= 0]
         return min(found, default=None)
 
     def cut(self, text: str) -> str:
@@ -76,7 +83,7 @@ class Telling:
         if not self._begun:
             self._held = self._held.lstrip()
             self._begun = bool(self._held)
-        place = self._ending.place(self._held)
+        place = self._ending.find(self._held)
         if place is not None:
             self.ended = True
             said, self._held = self._held[:place], ""

@@ -51,10 +51,10 @@ class Thousandths:
     its thousandth a place lies is lost, so that `down` and `nearest` are both in use.
 
     >>> rule = Thousandths(1000, "down")
-    >>> rule.written((20, 30, 640, 240), (640, 480))
-    '(31,62),(999,500)'
-    >>> rule.read((31, 62, 999, 500), (640, 480))
-    (19.84, 29.76, 639.36, 240.0)
+    >>> rule.written((33, 48, 640, 240), (640, 480))
+    '(51,100),(999,500)'
+    >>> rule.read((50, 100, 500, 500), (640, 480))
+    (32.0, 48.0, 320.0, 240.0)
     """
 
     back: int

@@ -89,7 +89,60 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
         Tokenizer.load("tiktoken", SHIPPED / "qwen.tiktoken", {"<s>": 5})
     with pytest.raises(TokenizerError, match="there is no vocabulary file"):
         Tokenizer.load("tiktoken", tmp_path / "none.tiktoken", {})
-    with pytest.raises(TokenizerError, match="tokenizer.json is no SentencePiece model"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is no SentencePiece model"):
         Tokenizer.load("sentencepiece", trained, {})
     with pytest.raises(TokenizerError, match="wordpiece vocabularies cannot be read"):
         Tokenizer.load("wordpiece", trained, {})
+
+
+PIECES = SHIPPED / "tiny.model"
+
+
+def pieces(legacy=True, **specials):
+    given = {f"<{name}>": id for name, id in specials.items()}
+    return Tokenizer.load("sentencepiece", PIECES, given, {"legacy": legacy})
+
+
+def test_a_text_begins_with_a_space_that_nobody_wrote():
+    old, new = pieces(legacy=True), pieces(legacy=False)
+    begun, continued = old.encode("What is"), old.encode("What is", "text")
+    assert begun == old.encode(" What is", "text") != continued
+    assert old.encode("What is", "token") == begun
+    assert new.encode("What is", "token") == continued
+    assert new.encode("What is", "start") == begun
+    assert old.decode(begun) == old.decode(continued) == "What is"
+
+
+def test_pieces_of_a_file_are_never_special_tokens_of_a_recipe():
+    plain = pieces()
+    assert plain.decode(plain.encode("<s></s>")) == "<s></s>"
+    (unused,) = plain.encode("$$", "text")
+    guarded = pieces(end=400)
+    assert guarded.encode("$$", "text") == [unused]
+    assert guarded.decode([400]) == "" and guarded.decode([400], specials=True) == "<end>"
+    with pytest.raises(TokenizerError, match=r"ids of .*<end>.* are those of text"):
+        pieces(end=unused)
+
+
+def test_ids_beyond_a_file_are_no_text():
+    assert pieces().decode([401, *pieces().encode("a dog")]) == "\ufffd a dog"
+
+
+@settings(max_examples=50)
+@example("a 🐸  and 漢字")
+@example("  a  b ")
+@given(st.text(alphabet="ab A.é🐸\n", max_size=20))
+def test_a_stream_of_pieces_adds_up_to_their_text(text):
+    tokens = pieces()
+    ids = tokens.encode(text)
+    stream = tokens.stream()
+    assert "".join([*(stream.push(id) for id in ids), stream.end()]) == tokens.decode(ids)
+
+
+def test_shown_special_tokens_are_part_of_a_stream():
+    tokens = pieces(box=400, end=401)
+    stream = tokens.stream({400})
+    ids = [400, *tokens.encode("a dog"), 401, *tokens.encode("b")]
+    said = "".join([*(stream.push(id) for id in ids), stream.end()])
+    assert said == tokens.decode(ids, shown={400})
+    assert said.startswith("<box>a dog") and "<end>" not in said
