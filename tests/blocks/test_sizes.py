@@ -33,8 +33,8 @@ def video(cap):
     return Native(28, 128, 768, per_slot=2, clip=clip)
 
 
-def clip_grid(rule, width, height, frames):
-    return grid_of(rule.resized_frame(width, height, frames), 14, rule.slots(frames))
+def clip_grid(rule, size, frames):
+    return grid_of(rule.resized_frame(*size, frames), 14, rule.slots(frames))
 
 
 def tokens_of(grid):
@@ -82,9 +82,9 @@ def test_clips_become_what_the_published_helper_makes_of_them(
     rule, helper = video(16384), video(24576)
     assert rule.clip.sampled(seconds * 25, 25) == frames
     assert rule.resized_frame(*size, frames) == resized
-    assert clip_grid(rule, *size, frames) == Grid(*grid)
-    assert tokens_of(clip_grid(rule, *size, frames)) == tokens
-    assert tokens_of(clip_grid(helper, *size, frames)) == tokens_of_the_helper
+    assert clip_grid(rule, size, frames) == Grid(*grid)
+    assert tokens_of(clip_grid(rule, size, frames)) == tokens
+    assert tokens_of(clip_grid(helper, size, frames)) == tokens_of_the_helper
 
 
 @pytest.mark.parametrize(("frames", "rate", "sampled"), [(3, 25, 2), (25, 25, 4), (100, 30, 6)])
@@ -138,9 +138,9 @@ def test_a_letterbox_cuts_off_and_does_not_round(width, height, limits):
     assert min(left, top) == 0 and left == (side - wide) // 2 and top == (side - high) // 2
 
 
-def published_tiling(width, height, least, most, side):
+def published_tiling(width, height, side, limits):
     """`dynamic_preprocess` of InternVL 1.5, written out: columns and rows of the tiles."""
-    shape = width / height
+    shape, (least, most) = width / height, limits
     grids = {
         (i, j)
         for n in range(least, most + 1)
@@ -160,17 +160,18 @@ def published_tiling(width, height, least, most, side):
 
 @given(sides, sides, st.sampled_from([(1, 12), (1, 6), (1, 40), (2, 12), (4, 6)]))
 def test_tiles_are_those_of_the_published_rule(width, height, limits):
-    rule = Tiles(448, *limits)
-    columns, rows = published_tiling(width, height, *limits, 448)
+    low, high = limits
+    rule = Tiles(448, low, high)
+    columns, rows = published_tiling(width, height, 448, limits)
     assert rule.tiling(width, height) == (columns, rows)
     tiles = columns * rows
     assert rule.pictures(width, height) == (tiles + 1 if tiles > 1 else 1)
-    assert Tiles(448, *limits, thumbnail=False).pictures(width, height) == tiles
-    counted = sizing.tiles(width, height, low=limits[0], high=limits[1], side=448)
+    assert Tiles(448, low, high, thumbnail=False).pictures(width, height) == tiles
+    counted = sizing.tiles(width, height, low=low, high=high, side=448)
     number = evaluate(counted, {})
     assert number == rule.pictures(width, height)
     limit = bounds(counted, {})
-    assert limit.least <= number <= limit.most
+    assert limit.most and limit.least <= number <= limit.most
 
 
 @pytest.mark.parametrize(
@@ -193,13 +194,19 @@ def test_a_square_becomes_one_whatever_its_shape_was(width, height):
         assert rule.size(width, height) == (448, 448) and rule.pictures(width, height) == 1
 
 
+def framed(rule, width, height):
+    box = rule.framed(width, height)
+    assert box is not None
+    return box
+
+
 @given(sides, sides)
 def test_what_is_seen_says_where_the_picture_lies_in_it(width, height):
-    left, top, right, bottom = Letterbox(384, GREY).framed(width, height)
+    left, top, right, bottom = framed(Letterbox(384, GREY), width, height)
     assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
-    left, top, right, bottom = Padded(384, GREY).framed(width, height)
+    left, top, right, bottom = framed(Padded(384, GREY), width, height)
     assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
-    left, top, right, bottom = Crop(384).framed(width, height)
+    left, top, right, bottom = framed(Crop(384), width, height)
     assert left <= 0 < 1 <= right and top <= 0 < 1 <= bottom
     assert (Tiles(448, 1, 12).framed(width, height) is None) == (
         Tiles(448, 1, 12).pictures(width, height) > 1

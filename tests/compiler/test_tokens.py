@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.blocks.input.sizes import SizeError
-from triptych.blocks.input.sizes import grid_of
+from triptych.blocks.input.sizes import Native, grid_of
 from triptych.compiler.tokens import (
     counted,
     domain,
@@ -84,6 +84,7 @@ def test_clips_at_the_cap_of_the_released_helper(seconds, size, frames, _r, _g, 
 
 def test_closed_forms_count_what_the_processor_counts(recipe):
     rule, form = size_rule(recipe, "video"), item_tokens(recipe, "video")
+    assert isinstance(rule, Native)
     for width, height in ((640, 480), (33, 100), (1920, 1080)):
         for frames in (4, 20, 244, 768):
             values = {"video.width": width, "video.height": height, "video.frames": frames}
