@@ -102,9 +102,13 @@ def map_names(recipe: Recipe, findings: Findings) -> Names:
             for name, shape in shapes.items()
         }
         return Names(kept, ())
-    claims = _Claims(recipe, shapes, findings)
+    tensors = _Claims(recipe, shapes, findings).tensors()
+    for index, rule in enumerate(recipe.weights.ignored):
+        caught = [name for name in tensors if _regex(rule.pattern).fullmatch(name)]
+        if caught:
+            findings.add(_ignored(recipe, index, caught))
     ignored = tuple((rule.pattern, rule.reason) for rule in recipe.weights.ignored)
-    return Names(claims.tensors(), ignored)
+    return Names(tensors, ignored)
 
 
 class _Claims:
@@ -273,6 +277,17 @@ def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:
         labels(recipe, (f"weights.rules[{index}]", seen)),
         "names, order and shapes of published tensors follow from the map, exactly",
         Fix("make the rule say how the published tensor holds ours"),
+    )
+
+
+def _ignored(recipe: Recipe, index: int, caught: list[str]) -> Diagnostic:
+    more = f", and {len(caught) - 1:,} more" if len(caught) > 1 else ""
+    return Diagnostic(
+        "W805",
+        f"`{caught[0]}` is both placed and ignored{more}",
+        labels(recipe, (f"weights.ignored[{index}]", "this pattern catches it")),
+        "a published tensor is loaded or ignored, not both",
+        Fix("narrow the pattern"),
     )
 
 

@@ -77,6 +77,7 @@ CODES: dict[str, str] = {
     "F610": "settings of a schedule that contradict one another",
     "F611": "a kind of data that the mixture lacks, or that has no layout",
     "F612": "a setting that goes by blocks, of a part without them",
+    "F613": "tokens that a stage leaves out, and that something needs",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",
@@ -95,5 +96,6 @@ CODES: dict[str, str] = {
     "W802": "a parameter that two rules claim",
     "W803": "the two sides of a rule do not capture the same",
     "W804": "a rule whose published tensor cannot hold what it names",
+    "W805": "a tensor that is both placed and ignored",
 }
 """From code to what it is about, in general words; the title of a diagnostic speaks of the case."""

@@ -42,6 +42,7 @@ MISTAKES = {
     "F603_not_decayed": STAGE.format(
         "freeze = [vit, merger] optim = adamw(lr: 1, no_decay: lm.nrm)"
     ),
+    "F613_packed_tokens": "amend stage joint { drop_tokens = drop_tokens(vit, 0.5) }",
     "F612_decay": STAGE.format("train = [lm, decay(merger, 0.9)] freeze = vit"),
     "F612_drop_path": STAGE.format("freeze = [vit, merger] drop_path = drop_path(lm, 0.1)"),
     "F607_no_picture": """
@@ -112,6 +113,7 @@ MISTAKES = {
       drop map "model.layers.*.self_attn.o_proj.*"
       add map "model.layers.*.qo.*" -> joined(["lm.blocks.*.attn.q.*", "lm.blocks.*.attn.o.*"])
     }""",
+    "W805_ignored": """amend weights { add ignore "visual.blocks.*.mlp.*" : "a slip" }""",
     "W802_within_one_rule": """amend weights {
       drop map "model.norm.*"
       add map "model.norm.*" -> joined(["lm.norm.*", "lm.norm.*"])
