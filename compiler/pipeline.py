@@ -15,11 +15,12 @@ from typing import Protocol
 from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
 from ..dsl.recipe import Mode, Recipe
 from .build import build, objectives, of_mode
-from .coverage import Coverage, coverage, drop_rates
+from .coverage import Coverage, coverage, drop_rates, token_rates
 from .graph import Graph, Methods, Program
 from .ops import Head, Param
 from .passes.add_drop_path import AddDropPath
 from .passes.add_losses import AddLosses
+from .passes.add_token_drop import AddTokenDrop
 from .passes.drop_unused import DropUnused
 from .passes.fold_still_frames import FoldStillFrames
 from .passes.freeze import Freeze
@@ -92,8 +93,9 @@ def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass
     return (
         *model_passes(recipe),
         AddLosses(objectives(recipe, stage)),
-        AddDropPath(drop_rates(recipe, stage)),
         DropUnused(),
+        AddDropPath(drop_rates(recipe, stage)),
+        AddTokenDrop(token_rates(recipe, stage)),
         Freeze(covered.trained.keys() | covered.adapted.keys()),
         SplitTraining(),
     )
@@ -198,16 +200,16 @@ def for_inference(
     `media` names the inputs that it must take; by default those that its layout can place.
     RecipeError when the parts of the recipe do not fit together.
     """
-    chosen = recipe.modes[mode]
+    chosen, whole = recipe.modes[mode], build(recipe).parameters()
     recipe = as_seen(recipe, chosen)
     seen = tuple(shown(recipe, chosen) if media is None else media)
     if not isinstance(chosen, Mode):
         methods = run(of_mode(recipe, chosen, seen), route_passes(recipe), watcher or Watcher())
         limits = route_limits(recipe, chosen)
-        return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen))
+        return _program(whole, methods, limits, feed_spec(recipe, chosen, seen))
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
-    return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen))
+    return _program(whole, methods, limits, feed_spec(recipe, chosen, seen))
 
 
 def for_training(
@@ -223,7 +225,7 @@ def for_training(
     RecipeError when the stage does not say exactly one thing of each parameter.
     """
     chosen, covered = recipe.stages[stage], coverage(recipe, stage)
-    recipe = as_seen(recipe, chosen)
+    whole, recipe = build(recipe).parameters(), as_seen(recipe, chosen)
     seen = tuple(shown(recipe, chosen) if media is None else media)
     methods = run(
         build(recipe, media=seen, losses=chosen.loss),
@@ -231,17 +233,16 @@ def for_training(
         watcher or Watcher(),
     )
     limits = training_limits(recipe, chosen, seen)
-    return _program(recipe, methods, limits, feed_spec(recipe, chosen, seen), covered)
+    return _program(whole, methods, limits, feed_spec(recipe, chosen, seen), covered)
 
 
 def _program(
-    recipe: Recipe,
+    whole: dict[str, Param],
     methods: Methods,
     limits: dict[str, Bounds],
     spec: dict[str, object],
     covered: Coverage | None = None,
 ) -> Program:
-    whole = build(recipe)
     ties = {
         f"{node.name}.weight": f"{node.weights}.weight"
         for graph in methods.values()
@@ -251,7 +252,7 @@ def _program(
     added: dict[str, Param] = covered.added if covered else {}
     return Program(
         methods,
-        whole.parameters() | added,
+        whole | added,
         ties,
         covered.learning if covered else frozenset(),
         covered.adapted if covered else {},

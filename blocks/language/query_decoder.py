@@ -176,7 +176,7 @@ class QueryBlocks(nn.ModuleList):
         return self._run(query_MQW, None, seen_MPC, queries=query_1QW.shape[1])
 
     def joint(
-        self, query_1QW: Tensor, seen_MPC: Tensor, x_BLW: Tensor, last_B: Tensor, picture_B: Tensor
+        self, query_1QW: Tensor, seen_MPC: Tensor, x_BLW: Tensor, picture_B: Tensor, last_B: Tensor
     ) -> Tensor:
         """What the queries become, [B, Q, W], where they and the text all see one another."""
         queries, length = query_1QW.shape[1], x_BLW.shape[1]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from triptych.backends.weights import taken_apart
 from triptych.blocks.input.batch import Batches
 from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.positions import TextPositions
+from triptych.blocks.input.sample import Sample, Seen
+from triptych.compiler.build import build
 from triptych.compiler.graph import Program
+from triptych.compiler.lower import Lowered, lower
+from triptych.compiler.weights import names
 from triptych.dsl.load import load_text
 from triptych.dsl.recipe import Recipe
 from triptych.tests.parity.golden import Case
@@ -44,8 +50,10 @@ class InternVLCase(Case):
 
     @cached_property
     def contrastive(self) -> Recipe:
-        """InternVL-14B in the sizes of the case."""
-        return self._variant("internvl_14b", self._tower, self._pools, self._query_decoder)
+        """InternVL-14B in the sizes of the case, as far as it says them."""
+        parts = [self._tower, self._pools, self._own_sizes]
+        parts += [self._query_decoder] if "qllama_config" in self.config else []
+        return self._variant("internvl_14b", *parts)
 
     @cached_property
     def chat(self) -> Recipe:
@@ -57,6 +65,50 @@ class InternVLCase(Case):
         """InternVL-Chat with QLLaMA in the sizes of the case."""
         parts = (self._tower, self._query_decoder, self._decoder, self._both_projectors)
         return self._variant("internvl_chat_qllama_7b", *parts)
+
+    def resized(self, side: int) -> Recipe:
+        """InternVL-14B in the sizes of the case, for pictures of another size."""
+        whole = f"amend mode features {{ resize = square({side}px) }}"
+        return self._variant("internvl_14b", self._tower, self._pools, lambda: whole)
+
+    def filled(self, program: Program, recipe: Recipe) -> Lowered:
+        """The modules of a program with the weights of the case, which may be those of some parts.
+
+        Every tensor of the case has its place in the recipe.
+        """
+        lowered, known = lower(program), names(recipe).tensors
+        ours = dict(lowered.module.state_dict())
+        lost = [name for name in self.published if name not in known]
+        assert not lost, f"no place for {lost}"
+        for name, tensor in self.published.items():
+            shapes = [program.parameters[held].shape for held in known[name].holds]
+            made = taken_apart(known[name].form, tensor, shapes)
+            for held, part in zip(known[name].holds, made, strict=True):
+                if held in ours:
+                    ours.pop(held).copy_(part)
+        assert not ours or len(self.published) < len(known), f"nothing fills {sorted(ours)}"
+        return lowered
+
+    def captions(self, ids: Tensor) -> list[Sample]:
+        """Prompts with the places of the queries before their tokens."""
+        queries = self.pooling["num_query_token"]
+        frames = np.zeros((1, self.side, self.side, 3), np.uint8)
+        seen = Seen("image", frames, (self.side, self.side), {"qllama": (0,)})
+        places = np.zeros(queries, np.int64)
+        return [
+            Sample(np.concatenate([places, row]), np.ones(queries + len(row), np.bool_), (seen,))
+            for row in ids.numpy()
+        ]
+
+    def gradients(self, recipe: Recipe, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        """The official gradients by the names of our parameters."""
+        known, parameters = names(recipe).tensors, build(recipe).parameters()
+        for name, tensor in self.expected.items():
+            if name.startswith(f"{prefix}grad/"):
+                place = known[name.removeprefix(f"{prefix}grad/")]
+                (ours,) = place.holds
+                (gradient,) = taken_apart(place.form, tensor, [parameters[ours].shape])
+                yield ours, gradient
 
     def _variant(self, base: str, *parts: Any) -> Recipe:
         changes = "\n".join(part() for part in parts)
@@ -77,6 +129,12 @@ class InternVLCase(Case):
           norm  = rmsnorm(eps: {vision["layer_norm_eps"]})
           pos   = learned({grid}x{grid})
         }}"""
+
+    def _own_sizes(self) -> str:
+        """The sizes of pictures that stages and modes bring, in place of the published ones."""
+        purposes = ("stage contrastive", "stage retrieval", "mode features")
+        square = f"resize = square({self.side}px)"
+        return "\n".join(f"amend {purpose} {{ {square} }}" for purpose in purposes)
 
     def _decoder(self) -> str:
         lm = self.config["llm_config"]
@@ -120,10 +178,10 @@ class InternVLCase(Case):
 
     def _pools(self) -> str:
         heads, out = self.pooling["attn_pool_num_heads"], self.pooling["clip_embed_dim"]
-        return "\n".join(
-            f"amend adapter {name} {{ heads = {heads} out = {out} }}"
-            for name in ("pool", "query_pool")
-        )
+        pools = (f"amend adapter {name} {{ heads = {heads} }}" for name in ("pool", "query_pool"))
+        vectors = ("pool", "query_pool", "sentence")
+        widths = (f"amend adapter {name} {{ out = {out} }}" for name in vectors)
+        return "\n".join([*pools, *widths])
 
     def _query_decoder(self) -> str:
         qllama, outer = self._of("qllama_config"), self.pooling

@@ -40,7 +40,10 @@ def test_forward_loss_and_gradients(case, kernels):
     prefix = lowered.methods["prefix"].values(given)
     wanted = case.expected
     kernels.check(
-        prefix["vit.blocks.0.out.patches"], wanted["vision_feature_layer-4_patches"], "patches", BOUND
+        prefix["vit.blocks.0.out.patches"],
+        wanted["vision_feature_layer-4_patches"],
+        "patches",
+        BOUND,
     )
     made = {name: prefix[node] for name, node in lowered.methods["prefix"].outputs.items()}
     values = lowered.methods["step"].values(given | made)
