@@ -346,13 +346,15 @@ def loose_ends(builder: Builder) -> Mapping[str, str]:
 
     Of a decoder with queries that is also the text that it writes.
     """
-    recipe, builder.route = builder.recipe, fed(builder, "text", "texts")
+    recipe = builder.recipe
     taken = {source.part for part in recipe.adapters.values() for source in part.in_}
     taken |= {source.part for source in recipe.lm.in_} if recipe.lm else set()
     outputs = dict[str, str]()
     for name, part in recipe.adapters.items():
         for medium in builder.reaching(name) or [""]:
             if name not in taken:
+                if spoken := _spoken(recipe, name):
+                    builder.route = builder.routes.get(spoken) or fed(builder, spoken, "texts")
                 node = builder.part(name, medium)
                 outputs[node] = node
             if isinstance(part, QueryDecoder) and medium:
@@ -360,8 +362,17 @@ def loose_ends(builder: Builder) -> Mapping[str, str]:
                     text=f"{name}.caption",
                     parts=(SelectorStep(name=name), SelectorStep(name="caption")),
                 )
-                text, builder.route = builder.route, fed(builder, f"{name}.caption", "texts")
+                builder.route = fed(builder, source.text, "texts")
                 hidden = builder.source(source, medium)
                 outputs["logits"] = _scores(builder, source, hidden, builder.route.name)
-                builder.route = text
     return outputs
+
+
+def _spoken(recipe: Recipe, name: str) -> str | None:
+    """What a part reads of a decoder with queries, directly or not: `qllama.joint`."""
+    part = recipe.adapters.get(name)
+    for source in part.in_ if part else ():
+        found = source.text if is_spoken(recipe, source) else _spoken(recipe, source.part)
+        if found:
+            return found
+    return None
