@@ -34,7 +34,7 @@ from . import backend, checkpoint
 from .base import MissingError
 from .checkpoint import Checkpoint, Progress
 from .data import Bad, Mixture, Source, bind, open_source
-from .drop_path import DropPaths
+from .drops import Drops
 from .feed import Ahead, Feed
 from .gradients import threads
 from .optim import Schedule
@@ -335,7 +335,7 @@ class _Walk:
             workers=self._options.workers,
             device=self._options.device,
         )
-        drops = DropPaths(program.methods, f"{stage.seed}/{name}")
+        drops = Drops(program.methods, f"{stage.seed}/{name}")
         try:
             with code:
                 return self._steps(name, run, samples, drops, progress, said, last=last)
@@ -347,7 +347,7 @@ class _Walk:
         name: str,
         run: StageRun,
         samples: Samples,
-        drops: DropPaths,
+        drops: Drops,
         progress: Progress,
         said: dict[str, Any],
         *,

@@ -119,6 +119,10 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
         ("freeze", _sum(by_part(covered.frozen))),
         ("rates", rates if len(groups) > 1 else ""),
         ("drop path", ", ".join(map(_dropped, settings.drop_path))),
+        (
+            "drop tokens",
+            ", ".join(f"{drop.target} {drop.rate:g}" for drop in settings.drop_tokens),
+        ),
         ("recompute", ", ".join(selector.text for selector in settings.checkpoint)),
         ("loss", " + ".join(settings.loss)),
         ("layout", _layouts(settings)),

@@ -100,7 +100,7 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
     for claim in _mentions(recipe, stage, parameters):
         if not claim.names:
             findings.add(_empty(recipe, claim, parameters))
-        elif ".drop_path" in claim.path and not droppable(graph, claim.selector):
+        elif ".drop_" in claim.path and not droppable(graph, claim.selector):
             findings.add(without_blocks(recipe, claim.path, claim.selector))
     for claim in claims:
         by_layers = isinstance(claim.entry, LayerDecay) and claim.names
@@ -136,8 +136,11 @@ def _claims(recipe: Recipe, name: str, graph: Graph) -> Iterator[_Claim]:
 def _mentions(recipe: Recipe, name: str, parameters: Mapping[str, Param]) -> Iterator[_Claim]:
     """What the other settings of a stage select, beside what becomes of it."""
     stage = recipe.stages[name]
-    dropped = [drop.target for drop in stage.drop_path]
-    for setting, selectors in (("optim.no_decay", stage.optim.no_decay), ("drop_path", dropped)):
+    for setting, selectors in (
+        ("optim.no_decay", stage.optim.no_decay),
+        ("drop_path", [drop.target for drop in stage.drop_path]),
+        ("drop_tokens", [drop.target for drop in stage.drop_tokens]),
+    ):
         for index, selector in enumerate(selectors):
             chosen = tuple(n for n in parameters if selector.matches(n))
             yield _Claim(f"{name}.{setting}[{index}]", selector, False, chosen)
@@ -207,6 +210,16 @@ def drop_rates(recipe: Recipe, stage: str) -> dict[str, tuple[float, ...]]:
                 along = block / last if last and drop.over == "ramp" else 1.0
                 rates[block] = drop.rate * along
     return {module: tuple(rates) for module, rates in found.items()}
+
+
+def token_rates(recipe: Recipe, stage: str) -> dict[str, float]:
+    """The share of tokens that a stage leaves out, by module."""
+    graph = build(recipe)
+    return {
+        module: drop.rate
+        for drop in recipe.stages[stage].drop_tokens
+        for module in droppable(graph, drop.target)
+    }
 
 
 def _of_block(parameter: str, module: str, block: int) -> bool:

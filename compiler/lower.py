@@ -207,6 +207,9 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.SamBlocks: Row(make=_sam_blocks, run=lambda op, block, x: block(x)),
         ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
         ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
+        ops.TakeTokens: Row(
+            run=lambda op, block, x, index: x.take_along_dim(index[..., None], dim=1)
+        ),
         ops.Rows: Row(run=lambda op, block, x: x.flatten(0, 1)),
         ops.Pictures: Row(run=lambda op, block, x: x.unflatten(0, (-1, op.tokens))),
         ops.Windows: Row(run=lambda op, block, x: windows(x, op.grid, op.window)),

@@ -405,6 +405,23 @@ class DropClassToken(Plain):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeTokens(Plain):
+    """Some of the tokens of each picture: `kept` of them, the first `always` among these."""
+
+    name: ClassVar[str] = "take_tokens"
+    tokens: int
+    kept: int
+    always: int
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x [M, tokens, W], index [M, kept]) -> [M, kept, W]."""
+        _wants(0, inputs, None, self.tokens, None)
+        pictures, _, width = inputs[0].sizes
+        _wants(1, inputs, pictures, self.kept)
+        return TensorType((pictures, self.kept, width))
+
+
+@dataclass(frozen=True, slots=True)
 class Rows(Plain):
     """The tokens of all pictures as rows, one picture after another."""
 
@@ -1167,6 +1184,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         SamBlocks,
         Tap,
         DropClassToken,
+        TakeTokens,
         Rows,
         Pictures,
         Windows,

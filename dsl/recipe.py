@@ -1413,6 +1413,18 @@ class DropPath(CallModel):
     over: Annotated[Literal["ramp", "uniform"], Choice()] = "ramp"
 
 
+class DropTokens(CallModel):
+    """Leaves out a share of each picture's tokens before the target's blocks (FLIP, 2022).
+
+    Which ones is drawn anew each time; the class token stays.
+    """
+
+    call: Literal["drop_tokens"] = "drop_tokens"
+    positional: ClassVar[tuple[str, ...]] = ("target", "rate")
+    target: Selected
+    rate: Annotated[float, Measure(), Field(gt=0, lt=1)]
+
+
 class Ramp(CallModel):
     """A share that goes from one value to another in a straight line over the first steps."""
 
@@ -1591,6 +1603,7 @@ class Stage(Model):
     augment: Annotated[tuple[Augment, ...], OneOrMore()] = ()
     """What happens to still pictures by chance, in this order, before they are resized."""
     drop_path: Annotated[tuple[Annotated[DropPath, Calls()], ...], OneOrMore()] = ()
+    drop_tokens: Annotated[tuple[Annotated[DropTokens, Calls()], ...], OneOrMore()] = ()
     precision: Annotated[Literal["bf16", "f32"], Choice()] = "bf16"
     checkpoint: Annotated[tuple[Selected, ...], OneOrMore()] = ()
     """Whose activations are computed again in the backward pass instead of being kept."""

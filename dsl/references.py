@@ -285,6 +285,7 @@ class _References:
             ("freeze", _if_good(stage, "freeze", ())),
             ("checkpoint", _if_good(stage, "checkpoint", ())),
             ("drop_path", [drop.target for drop in _if_good(stage, "drop_path", ())]),
+            ("drop_tokens", [drop.target for drop in _if_good(stage, "drop_tokens", ())]),
             ("optim.no_decay", optim.no_decay if optim else ()),
         ):
             for number, selector in enumerate(selectors):

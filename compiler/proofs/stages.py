@@ -5,9 +5,10 @@ from __future__ import annotations
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
 from ...dsl.recipe import Recipe, RegionWords
 from ..build import build, objectives
-from ..coverage import Coverage, cover, short_names
+from ..coverage import Coverage, cover, short_names, token_rates
 from ..ops import Embed
 from ..passes.add_losses import AddLosses, end_of
+from ..passes.add_token_drop import AddTokenDrop
 from ..passes.drop_unused import DropUnused
 from ..passes.infer_shapes import InferShapes
 from ..passes.tie_weights import TieWeights
@@ -67,6 +68,7 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
             TieWeights(),
             AddLosses(objectives(recipe, name)),
             DropUnused(),
+            AddTokenDrop(token_rates(recipe, name)),
         ):
             graph = step.run(graph)
     except RecipeError as error:

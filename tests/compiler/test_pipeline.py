@@ -137,6 +137,8 @@ def test_a_watcher_sees_each_pass(tiny):
         "fold_still_frames",
         "add_losses",
         "drop_unused",
+        "add_drop_path",
+        "add_token_drop",
         "freeze",
         "split_training",
     ]

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from triptych.backends.data import open_source
-from triptych.backends.drop_path import DropPaths
+from triptych.backends.drops import Drops
 from triptych.backends.samples import Samples
 from triptych.backends.training import Options, completed, train
 from triptych.backends.training_stage import StageRun
@@ -23,7 +23,7 @@ def batches(folder, recipe, name, program):
     samples = Samples(program.spec, recipe.stages[name], folder)
     source = open_source(folder / ("chat.jsonl" if name == "sft" else "pictures.json"))
     ready = [samples.prepare(source.read(index)) for index in range(20)]
-    drops = DropPaths(program.methods, "0")
+    drops = Drops(program.methods, "0")
     return [
         drops.into(samples.collate(ready[start:end]), start)
         for start, end in ((0, 4), (4, 10), (10, 20))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from triptych.backends.data import open_source
-from triptych.backends.drop_path import DropPaths
+from triptych.backends.data import generator, open_source
+from triptych.backends.drops import Drops, branches, tokens
 from triptych.backends.gradients import Gradients
 from triptych.backends.samples import Samples
 from triptych.backends.training import completed
@@ -17,6 +17,7 @@ from triptych.compiler.coverage import drop_rates
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.compiler.text import read_methods, text_of_methods
+from triptych.dsl.diagnostics import RecipeError
 from triptych.dsl.load import load_recipe
 
 
@@ -50,7 +51,7 @@ def test_the_graph_says_so_and_reads_back(varied):
 def test_what_is_left_out_depends_on_position_and_not_on_workers(folder, varied):
     program, one = shards(folder, varied, 1)
     _, two = shards(folder, varied, 2)
-    drops = DropPaths(program.methods, "0/vision")
+    drops = Drops(program.methods, "0/vision")
     (whole,) = drops.into(one, 7)
     kept = whole["image.drop_path"]
     halves = torch.cat([shard["image.drop_path"] for shard in drops.into(two, 7)], dim=-1)
@@ -64,10 +65,25 @@ def test_what_is_left_out_depends_on_position_and_not_on_workers(folder, varied)
 
 
 def test_the_mean_is_kept():
-    drops = DropPaths({}, "0")
-    drops._rates = {"image.drop_path": torch.full((2,), 0.4).double().numpy()}
-    (shard,) = drops.into([{"image.patches": torch.zeros(20_000, 1, 1)}], 0)
-    assert shard["image.drop_path"].mean() == pytest.approx(1.0, abs=0.01)
+    shard = {"image.patches": torch.zeros(20_000, 1, 1)}
+    kept = branches(shard, "image", generator("0"), rates=[0.4, 0.4])
+    assert kept.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_tokens_that_stay_are_drawn_for_each_picture():
+    shard = {"image.patches": torch.zeros(500, 16, 1)}
+    kept = tokens(shard, "image", generator("0"), take=ops.TakeTokens(17, 9, 1))
+    assert kept.shape == (500, 9)
+    assert (kept[:, 0] == 0).all()
+    assert (kept.diff(dim=1) > 0).all()
+    counts = kept[:, 1:].flatten().bincount(minlength=17)[1:]
+    assert counts.min() > 200 and counts.max() < 300
+
+
+def test_packed_pictures_keep_their_tokens(folder):
+    path, amend = str(folder / "varied.vlm"), ["vision.drop_tokens=drop_tokens(vit, 0.5)"]
+    with pytest.raises(RecipeError, match="F613"):
+        for_training(load_recipe(path, amend=amend), "vision")
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -89,7 +105,7 @@ def test_a_branch_that_counts_nothing_is_left_out(dense):
 def test_recomputed_blocks_leave_out_the_same(folder, varied):
     """`vision` recomputes its blocks in the backward pass; its gradients are those without."""
     program, batch = shards(folder, varied, 1)
-    given = DropPaths(program.methods, "0/vision").into(batch, 0)
+    given = Drops(program.methods, "0/vision").into(batch, 0)
     found = []
     for recipe in (varied, load_recipe(str(folder / "varied.vlm"), amend=["vision.checkpoint=[]"])):
         run = StageRun(program, plan(recipe)["vision"], completed({}, program, 0))
