@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..backends import BACKENDS, able
+from .boxes import Corners, draw_places, found, in_words
 from .executing import (
     dtype_option,
     job_of,
@@ -26,6 +27,7 @@ from .output import amend_option
 if TYPE_CHECKING:
     from ..backends.generation import Answer, Session
     from ..backends.sampling import Sampling
+    from ..blocks.input.places import Place
     from ..blocks.input.sample import Turn
 
 EXAMPLES = """\b
@@ -33,11 +35,13 @@ Examples:
   triptych run scenes.artefact --image scene.png --prompt "Describe this image."
   triptych run qwen2_vl_2b --weights Qwen2-VL-2B-Instruct/ --image a.png --prompt "What is this?"
   triptych run scenes.artefact --batch questions.jsonl > answers.jsonl
+  triptych run find.artefact --image a.png --ref "the dog" --draw b.png
   echo "What is this?" | triptych run scenes.artefact --image scene.png --prompt -
 
 \b
 A batch is a file of the records that `train` reads; each is asked up to its last answer.
 """
+DRAWN = click.Path(dir_okay=False, writable=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -45,6 +49,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("model", metavar="RECIPE|ARTEFACT")
 @click.option("--image", "images", type=FILE, multiple=True, help="A picture. Repeatable.")
 @click.option("--video", "videos", type=FILE, multiple=True, help="A clip. Repeatable.")
+@click.option("--ref", "refs", multiple=True, help="Words for a thing in the picture. Repeatable.")
+@click.option("--box", "boxes", type=Corners(), multiple=True, help="Where it is. Repeatable.")
 @click.option("--prompt", help="The question; `-` reads it from standard input.")
 @click.option("--system", help="A system message, in place of the layout's own.")
 @click.option("--batch", type=FILE, metavar="FILE", help="Ask every record of a .json or .jsonl.")
@@ -56,6 +62,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--top-k", type=click.IntRange(min=1))
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--draw", type=DRAWN, help="Write the last picture with the boxes of the answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.option(
     "--backend", type=click.Choice(list(BACKENDS)), help="For a recipe; eager unless given."
@@ -72,6 +79,8 @@ def run_command(
     model: str,
     images: tuple[Path, ...],
     videos: tuple[Path, ...],
+    refs: tuple[str, ...],
+    boxes: tuple[tuple[float, float, float, float], ...],
     prompt: str | None,
     system: str | None,
     batch: Path | None,
@@ -81,6 +90,7 @@ def run_command(
     top_k: int | None,
     repetition_penalty: float | None,
     seed: int,
+    draw: Path | None,
     as_json: bool,
     **compiling: Any,
 ) -> None:
@@ -88,9 +98,11 @@ def run_command(
 
     A recipe is compiled with --backend and needs weights; an artefact has everything inside.
     """
-    asked = images or videos or prompt is not None or system is not None
+    asked = images or videos or refs or boxes or prompt is not None or system is not None
     if bool(batch) == bool(asked):
         raise click.UsageError("ask with --prompt (and --image, --video), or give a --batch")
+    if draw and not images:
+        raise click.UsageError("--draw shows the boxes on a picture: give an --image")
     session = _session(model, compiling)
     sampling = _sampling(
         session.sampling,
@@ -102,13 +114,25 @@ def run_command(
     if batch:
         ctx.exit(_ask_all(session, batch, new, sampling, seed))
     text = sys.stdin.read().strip() if prompt == "-" else prompt or ""
-    turns = _turns(session, images, videos, text, system)
+    from ..blocks.input.places import Box, Ref
+
+    said = [*map(Ref, refs), *map(Box, boxes), *([text] if text else [])]
+    turns = _turns(session, images, videos, said, system)
     started = time.perf_counter()
     if as_json:
         (answer,) = session.chat([turns], new=new, sampling=sampling, seed=seed)
-        click.echo(json.dumps(asdict(answer), ensure_ascii=False))
+    else:
+        answer = _stream(session, turns, new, sampling, seed)
+    pointed = found(session.processor.read, answer.text, images[-1]) if images else []
+    if draw:
+        draw_places(images[-1], pointed, draw)
+    if as_json:
+        shown = [{"name": name, "corners": place.corners} for name, place in pointed]
+        whole = asdict(answer) | ({"places": shown} if shown else {})
+        click.echo(json.dumps(whole, ensure_ascii=False))
         return
-    answer = _stream(session, turns, new, sampling, seed)
+    for name, place in pointed:
+        click.echo(in_words(name, place))
     if sys.stdout.isatty():
         seconds = time.perf_counter() - started
         line = f"{answer.prompt} tokens read, {len(answer.tokens)} written in {seconds:.1f} s"
@@ -160,19 +184,19 @@ def _turns(
     session: Session,
     images: Sequence[Path],
     videos: Sequence[Path],
-    text: str,
+    said: Sequence[str | Place],
     system: str | None,
 ) -> list[Turn]:
-    """One question: pictures, clips, then the text."""
+    """One question: pictures, clips, then what is said about them."""
     from ..blocks.input.sample import Attachment, Turn
 
-    parts: list[str | Attachment] = []
+    parts: list[str | Attachment | Place] = []
     for kind, files in (("image", images), ("video", videos)):
         inputs = session.inputs(kind)
         if files and not inputs:
             raise click.UsageError(f"the model takes no {kind}")
         parts += [Attachment(inputs[0], file) for file in files]
-    parts += [text] if text else []
+    parts += said
     return [*([Turn("system", (system,))] if system else []), Turn("user", tuple(parts))]
 
 

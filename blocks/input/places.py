@@ -120,6 +120,17 @@ class PlaceReader:
         return Quad(corners) if name == "quad" else Box((*corners,))  # type: ignore[arg-type]
 
 
+def named(parts: Sequence[str | Place]) -> list[tuple[str, Box | Quad]]:
+    """The boxes and quadrilaterals among the parts of an answer, each with the name before it."""
+    name, places = "", list[tuple[str, Box | Quad]]()
+    for part in parts:
+        if isinstance(part, Ref):
+            name = part.text
+        elif isinstance(part, Box | Quad):
+            places.append((name, part))
+    return places
+
+
 def coordinates(layout: Mapping[str, Any]) -> Thousandths | None:
     """How a layout of a feed spec writes coordinates; None when it writes none."""
     said = layout.get("coordinates")
