@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,16 +120,23 @@ def starts(recipe: Recipe, sources: Mapping[str, Path]) -> dict[str, Tensor]:
     A vocabulary may have fewer entries there: each of the others starts as the mean of those.
     """
     found = dict[str, Tensor]()
-    parts = [*recipe.encoders, *recipe.adapters, *(["lm"] if recipe.lm else [])]
+    checked_parts(recipe, sources)
     for part, source in sources.items():
-        if part not in parts:
-            near = nearest(part, parts) or ", ".join(parts)
-            raise WeightsError(f"{recipe.name} has no part {part!r}; there is {near}")
         start = getattr(recipe.block(part), "start", None)
         under = start.under if start else ""
         opened = Weights.open(recipe, source, [part], under=under, growing=VOCABULARY)
         found |= opened.tensors()
     return found
+
+
+def checked_parts(recipe: Recipe, named: Iterable[str]) -> tuple[str, ...]:
+    """The parts of these names; WeightsError for one that the recipe lacks."""
+    parts = dict.fromkeys(name.partition(".")[0] for name in build(recipe).parameters())
+    for name in named:
+        if name not in parts:
+            near = nearest(name, parts) or ", ".join(parts)
+            raise WeightsError(f"{recipe.name} has no part {name!r}; there is {near}")
+    return tuple(named)
 
 
 def as_published(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

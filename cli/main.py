@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("compile", "Compile a recipe to an executable artefact."),
     "demo": ("demo", "Train, compile and run a small model on drawn scenes."),
     "diff": ("diff", "Show how two recipes differ."),
+    "export": ("export", "Write weights under their published names."),
     "fmt": ("format", "Format recipe files."),
     "gallery": ("gallery", "Write the sections of a page that show recipes."),
     "list": ("list", "List the recipes that ship."),

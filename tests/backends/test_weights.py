@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from triptych.backends.job import job
 from triptych.backends.resources import ResourceError, resources
@@ -18,7 +19,8 @@ from triptych.backends.weights import (
     starts,
     taken_apart,
 )
-from triptych.compiler.weights import names, shape_of
+from triptych.cli.main import cli
+from triptych.compiler.weights import names, published_shapes, shape_of
 from triptych.dsl.load import load_text
 from triptych.dsl.recipe import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
 
@@ -174,6 +176,25 @@ def test_parts_start_from_files_of_their_own(recipe, state, tmp_path):
     assert all(torch.equal(found[n], state[n]) for n in found if n != "lm.embed.weight")
     with pytest.raises(WeightsError, match="has no part 'vot'; there is vit"):
         starts(recipe, {"vot": tmp_path})
+
+
+def test_weights_are_written_as_they_were_published(state, tmp_path):
+    recipe = tmp_path / "joined.vlm"
+    text = TINY.read_text(encoding="utf-8") + JOINED.format(base="tiny", more="")
+    recipe.write_text(text, encoding="utf-8")
+    save_file(state, tmp_path / "run.safetensors")
+    out = tmp_path / "out" / "model.safetensors"
+    arguments = ["export", str(recipe), "--weights", str(tmp_path / "run.safetensors")]
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    written = load_file(out)
+    assert written.keys() == published_shapes(variant()).keys()
+    assert all(written[n].shape == shape for n, shape in published_shapes(variant()).items())
+    assert_equal(loaded(variant(), out), state)
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(out), "--part", "merger"])
+    assert done.exit_code == 0 and len(load_file(out)) == 6
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(out), "--part", "mergr"])
+    assert "has no part 'mergr'; there is merger" in str(done.exception)
 
 
 def test_a_pickle_is_never_opened(recipe, tmp_path):
