@@ -23,7 +23,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from math import gcd, lcm
@@ -416,6 +416,7 @@ def _are_numbers(values: list[Any]) -> bool:
 
 
 def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:
+    """The turns; what no marker places stands at the head of the first turn of the user."""
     waiting = {kind: _paths(record, kind, folder) for kind in ("image", "video")}
     given = {kind: len(paths) for kind, paths in waiting.items()}
     marked = dict.fromkeys(waiting, 0)
@@ -436,10 +437,16 @@ def _llava_turns(record: dict[str, Any], folder: Path) -> tuple[Turn, ...]:
                 parts.append(waiting[piece].pop(0))
         turns.append(Turn(_role(number, turn.get("from")), tuple(parts)))
     for kind, count in given.items():
-        if marked[kind] != count:
+        if marked[kind] != count and (marked[kind] or not count):
             raise ValueError(
                 f"`{kind}` names {count}, and the turns have {marked[kind]} markers <{kind}>"
             )
+    unmarked = [shown for some in waiting.values() for shown in some]
+    first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
+    if unmarked and first is None:
+        raise ValueError("no turn of a user takes what the record shows")
+    if unmarked and first is not None:
+        turns[first] = replace(turns[first], parts=(*unmarked, *turns[first].parts))
     return tuple(turns)
 
 

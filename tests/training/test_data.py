@@ -55,6 +55,17 @@ def test_reads_llava_records(tmp_path):
     assert source.read(0).media == (a, b)
 
 
+def test_a_picture_without_a_marker_stands_at_the_head_of_the_first_question(tmp_path):
+    source = records(tmp_path, llava("What is it?", "A frog.", image=["a.png", "b.png"]))
+    first, answer = source.read(0).turns
+    assert [getattr(part, "content", part) for part in first.parts] == [
+        tmp_path / "a.png",
+        tmp_path / "b.png",
+        "What is it?",
+    ]
+    assert answer.parts == ("A frog.",)
+
+
 def test_reads_chat_lines(tmp_path):
     source = records(
         tmp_path,
@@ -120,8 +131,8 @@ def test_regions_need_no_dialogue(tmp_path):
         ({"conversations": [{"from": "gpt", "value": ""}]}, "turn 1 has no text `value`"),
         (llava("<image>", "A frog."), "`image` names 0, and the turns have 1 markers <image>"),
         (
-            llava("What?", "A frog.", image="a.png"),
-            "`image` names 1, and the turns have 0 markers <image>",
+            llava("<image> What?", "A frog.", image=["a.png", "b.png"]),
+            "`image` names 2, and the turns have 1 markers <image>",
         ),
         (llava("<image>", "A frog.", image=3), "`image` is neither a path nor a list"),
         ({"messages": [{"role": "user"}]}, "turn 1 has no content"),
