@@ -19,7 +19,7 @@ from triptych.blocks.input.places import Box, Ref
 from triptych.blocks.input.processor import tokenised, vocabulary_file
 from triptych.blocks.input.tokenizer import Tokenizer
 from triptych.compiler.spec import layout_json
-from triptych.dsl.load import load_text
+from triptych.dsl.load import load_recipe, load_text
 from triptych.tests.parity.golden import cases
 
 IGNORED = -100
@@ -32,12 +32,11 @@ BEGIN_END = """
 
 
 class Written:
-    """The layouts of a recipe's text, with its tokenizer."""
+    """The layouts of a recipe, with its tokenizer."""
 
-    def __init__(self, tokens, layouts, *, parts="", resources=None, vocabulary=None):
-        text = f"recipe tiny {{ language = 1 tokens {{ {tokens} }} {parts} {layouts} }}"
-        self.recipe = load_text(text, "tiny.vlm")
-        given = self.recipe.tokens
+    def __init__(self, recipe, *, resources=None, vocabulary=None):
+        self.recipe = recipe
+        given = recipe.tokens
         assert given is not None
         self.specials = {special.text: special.id for special in given.specials.values()}
         spec = given.tokenizer.model_dump()
@@ -46,6 +45,13 @@ class Written:
             self.tokenizer = Tokenizer.load(spec["call"], file, self.specials, spec)
         else:
             self.tokenizer = Tokenizer(vocabulary, self.specials)
+
+    @classmethod
+    def of(cls, tokens, layouts, *, parts="", resources=None, vocabulary=None):
+        """The layouts of a recipe that holds little else."""
+        text = f"recipe tiny {{ language = 1 tokens {{ {tokens} }} {parts} {layouts} }}"
+        recipe = load_text(text, "tiny.vlm")
+        return cls(recipe, resources=resources, vocabulary=vocabulary)
 
     def layout(self, name):
         return Layout(name, layout_json(self.recipe, self.recipe.layouts[name]))
@@ -83,53 +89,24 @@ def picture(**tokens):
 
 # MiniGPT-4 ---------------------------------------------------------------------------------------
 
-MINIGPT4_TOKENS = """
-    tokenizer = sentencepiece("tokenizer.model")
-    special image = "<ImageHere>" @ 0
-    special bos   = "<s>"         @ 1
-    special eos   = "</s>"        @ 2
-    pad = eos
-"""
 MINIGPT4 = """
-    layout align {{
-      answer = ..{stage1[max_txt_len]}tok
-      clean  = caption()
-      begin()    -> bos
-      image(x)   -> image * x.tokens
-      pair(x, t) -> image(x) loss(t "\\n")
-    }}
-    layout instruct {{
-      answer = ..{stage2[max_txt_len]}tok
-      begin()    -> bos
-      image(x)   -> "<Img>" image * x.tokens "</Img>"
-      pair(x, t) -> "###Human: " image(x)
-        choice(" Describe this image in detail.", " What do you notice?")
-        " ###Assistant: " loss(apart(t "###"))
-    }}
-    layout chat {{
-      system = "{system}"
-      strip  = true
-      gap    = " "
-      begin()      -> bos
-      image(x)     -> "<Img>" image * x.tokens "</Img>"
-      system(b)    -> b "###"
-      user(b)      -> "Human: " b "###"
-      assistant(b) -> "Assistant: " loss(b "###")
+    recipe tiny extends minigpt4_7b {{
+      amend layout caption {{ answer = ..{stage1[max_txt_len]}tok }}
+      amend layout describe {{ answer = ..{stage2[max_txt_len]}tok }}
     }}
 """
 
 
 @pytest.fixture
 def minigpt4(case):
-    system = case.config["chat"]["prompt"].partition("###")[0]
-    layouts = MINIGPT4.format_map(case.config["train"] | {"system": system})
-    return Written(MINIGPT4_TOKENS, layouts, resources=case.folder)
+    recipe = load_text(MINIGPT4.format_map(case.config["train"]), "tiny.vlm")
+    return Written(recipe, resources=case.folder)
 
 
 @cases("minigpt4_full")
 def test_minigpt4_answers_and_their_labels(case, minigpt4):
     train, queries = case.config["train"], case.config["qformer"]["num_query_tokens"]
-    for stage, name in (("stage1", "align"), ("stage2", "instruct")):
+    for stage, name in (("stage1", "caption"), ("stage2", "describe")):
         assert minigpt4.layout(name).stop_texts == (train[stage]["end_sym"],)
         labels = case.expected[f"{stage}/labels"].tolist()
         for answer, expected in zip(train[stage]["answers"], labels, strict=True):
@@ -141,12 +118,12 @@ def test_minigpt4_answers_and_their_labels(case, minigpt4):
 @cases("minigpt4_full")
 def test_minigpt4_prompts(case, minigpt4):
     shown = picture(proj=1)
-    ids, _ = minigpt4.learnt("instruct", said("pair", shown, ""))
+    ids, _ = minigpt4.learnt("describe", said("pair", shown, ""))
     place = ids.index(0)
     assert ids[1:place] == case.inputs["stage2/prompt_ids_0"].tolist()
     expected = case.inputs["stage2/prompt_ids_1"].tolist()
     assert ids[place + 1 :][: len(expected)] == expected
-    ids = minigpt4.prompt("chat", said("user", shown, case.config["chat"]["question"]))
+    ids = minigpt4.prompt("vicuna", said("user", shown, case.config["chat"]["question"]))
     place = ids.index(0)
     assert ids[:place] == case.inputs["chat/prompt_ids_0"].tolist()
     assert ids[place + 1 :] == case.inputs["chat/prompt_ids_1"].tolist()
@@ -222,7 +199,7 @@ def qllama(case, legacy):
 def internvl(case, tokens, layouts, **given):
     system = case.config["chat_prompt"].partition(" USER:")[0]
     rules = layouts.replace("VICUNA", VICUNA.replace("{system}", system))
-    return Written(tokens, rules, resources=case.folder, **given)
+    return Written.of(tokens, rules, resources=case.folder, **given)
 
 
 def turns(conversation, shown):
@@ -283,56 +260,7 @@ def test_internvl_texts_of_the_contrastive_and_the_caption_route(case, llava):
 
 # Qwen-VL -----------------------------------------------------------------------------------------
 
-QWEN_TOKENS = """
-    tokenizer = tiktoken("qwen")
-    special eod       = "<|endoftext|>" @ 151643
-    special im_start  = "<|im_start|>"  @ 151644
-    special im_end    = "<|im_end|>"    @ 151645
-    special ref_start = "<ref>"         @ 151851
-    special ref_end   = "</ref>"        @ 151852
-    special box_start = "<box>"         @ 151853
-    special box_end   = "</box>"        @ 151854
-    special img_start = "<img>"         @ 151857
-    special img_end   = "</img>"        @ 151858
-    special img_pad   = "<imgpad>"      @ 151859
-    pad = eod
-"""
-QWEN_PLACES = """
-    coordinates = thousandths()
-    ref(b) -> ref_start b ref_end
-    box(b) -> box_start b.corners box_end
-"""
-QWEN = f"""
-    layout chat {{
-      {QWEN_PLACES}
-      system = "You are a helpful assistant."
-      image(x)     -> "Picture " x.index ": " img_start img_pad * x.tokens img_end "\\n"
-      system(b)    -> im_start "system\\n" apart(b) im_end "\\n"
-      user(b)      -> im_start "user\\n" apart(b) im_end "\\n"
-      assistant(b) -> im_start "assistant\\n" loss(apart(b) im_end) "\\n"
-    }}
-    layout base {{
-      {QWEN_PLACES}
-      image(x)     -> img_start img_pad * x.tokens img_end
-      user(b)      -> b
-      assistant(b) -> loss(" " b eod)
-    }}
-    layout base_vqa {{
-      image(x)     -> img_start img_pad * x.tokens img_end
-      user(b)      -> b " Answer:"
-      assistant(b) -> loss(" " b eod)
-    }}
-    layout base_caption {{
-      image(x)   -> img_start img_pad * x.tokens img_end
-      pair(x, t) -> image(x) "Describe the image in English:" loss(" " t eod)
-    }}
-    layout base_grounding {{
-      {QWEN_PLACES}
-      image(x)     -> img_start img_pad * x.tokens img_end
-      user(b)      -> b box_start
-      assistant(b) -> loss(b box_end eod)
-    }}
-"""
+LAYOUTS = {"base_vqa": "question", "base_caption": "describe", "base_grounding": "find_box"}
 QUERIES = 256
 PLACES = re.compile(r"((?:Picture \d+: )?<img>.*?</img>\n?|<ref>.*?</ref>|<box>.*?</box>)")
 
@@ -359,7 +287,7 @@ def chatml(text):
 
 @pytest.fixture(scope="module")
 def qwen():
-    return Written(QWEN_TOKENS, QWEN)
+    return Written(load_recipe("qwen_vl_7b"))
 
 
 @cases("qwen_vl_full")
@@ -370,11 +298,11 @@ def test_qwen_vl_prompts(case, qwen):
         if name.startswith("assistant"):
             answer = text.removesuffix("<|im_end|>")
             shown = said("user", *content("<img>a.jpg</img>"))
-            ids, labels = qwen.learnt("chat", shown, said("assistant", *content(answer)))
+            ids, labels = qwen.learnt("chatml", shown, said("assistant", *content(answer)))
             assert [label for label in labels if label != IGNORED] == expected, name
             continue
         if text.startswith("<|im_start|>"):
-            ids = qwen.prompt("chat", *chatml(text))
+            ids = qwen.prompt("chatml", *chatml(text))
         else:
             fixed = {
                 "base_vqa": " Answer:",
@@ -382,7 +310,7 @@ def test_qwen_vl_prompts(case, qwen):
                 "base_grounding": "<box>",
             }[name]
             assert text.endswith(fixed), name
-            ids = qwen.prompt(name, said("user", *content(text.removesuffix(fixed))))
+            ids = qwen.prompt(LAYOUTS[name], said("user", *content(text.removesuffix(fixed))))
         assert ids == blanked(expected), name
 
 
@@ -426,7 +354,7 @@ def test_deepseek_vl_prompts(case):
     given = case.prompts
     vocab, tag, count = given["vocab"], given["image_tag"], case.config["num_image_tokens"]
     eos = given["template"]["sep2"]
-    written = Written(
+    written = Written.of(
         f"""
         tokenizer = hf_json("tokenizer.json")
         special bos   = "<｜begin▁of▁sentence｜>" @ {vocab["<｜begin▁of▁sentence｜>"]}
@@ -489,7 +417,7 @@ CHATML_15 = {
 
 def internvl_15(template, message):
     end, rules = CHATML_15[template]
-    return Written(
+    return Written.of(
         f"""
         tokenizer = hf_json("tokenizer.json")
         special bos       = "<s>" @ 1
