@@ -37,7 +37,7 @@ def predict(
 
     Samples that end in no answer, or that the mode cannot take, are passed over.
     """
-    mode = next(iter(recipe.modes))
+    mode = next(iter(recipe.chats))
     opened = Weights.open(recipe, weights)
     made = job(recipe, mode, weights=opened, dtype=dtype, resources=resources)
     spec = dict(made.spec)

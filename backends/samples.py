@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..blocks.input.augment import augmented
 from ..blocks.input.batch import Share
 from ..blocks.input.media import Change
+from ..blocks.input.pairs import Pair, Pairs
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Attachment, Sample, Turn
 from ..dsl.recipe import By, RandomCrop, Stage
@@ -50,6 +52,7 @@ class Samples:
         self._scores_text = "lm" in stage.loss
         self._scores_regions = any(name != "lm" for name in stage.loss)
         self._pack = stage.pack
+        self._pack_by_kind = stage.pack_by_kind
         self._shards = stage.accumulate * workers
         self._device = device
 
@@ -72,7 +75,7 @@ class Samples:
         if not scored:
             missing = "nothing in it is supervised" if self._scores_text else "it has no regions"
             raise ValueError(f"there is nothing to learn from it: {missing}")
-        return sample
+        return replace(sample, kind=example.kind) if self._pack_by_kind else sample
 
     @property
     def varies(self) -> bool:
@@ -99,6 +102,36 @@ class Samples:
         ]
 
 
+class PairSamples(Samples):
+    """Makes samples for a stage whose objectives compare the pictures and texts of a batch.
+
+    Such a batch is one shard: what it holds is what each of its samples is told apart from.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], stage: Stage, *rest: Any, **options: Any) -> None:
+        """As for `Samples`."""
+        super().__init__(spec, stage, *rest, **options)
+        self._pairs = Pairs(self.processor, spec["pairs"])
+
+    def prepare(self, example: Example) -> Pair:  # type: ignore[override]
+        """The example's picture, and its text in all layouts; ValueError says what is missing."""
+        parts = [part for turn in example.turns for part in turn.parts]
+        shown = next((part for part in parts if isinstance(part, Attachment)), None)
+        if shown is None:
+            raise ValueError("there is nothing to compare its text with: it shows no picture")
+        said = [part for turn in example.turns[-1:] for part in turn.parts]
+        text = " ".join(part for part in said if isinstance(part, str))
+        name = shown.content if isinstance(shown.content, Path) else example.position
+        change = self._change(example) if self._augment else None
+        return self._pairs.pair(shown, text, number_of(str(name)) % 2**62, change)
+
+    def collate(self, samples: Sequence[Pair]) -> list[dict[str, Tensor]]:  # type: ignore[override]
+        """The inputs of the one shard; what is drawn depends on the seed and the samples."""
+        drawn = generator(f"{self._seed}/pairs/{[pair.group for pair in samples]}")
+        inputs = self._pairs.batch(samples, drawn)
+        return [{name: tensor.to(self._device) for name, tensor in inputs.items()}]
+
+
 def as_pair(turns: Sequence[Turn]) -> Sequence[Turn]:
     """One picture or clip and the answer to it as one whole; other dialogues as they are."""
     match turns:
@@ -111,7 +144,12 @@ def as_pair(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def packed(samples: Sequence[Sample], length: int) -> list[list[Sample]]:
-    """Rows of neighbouring samples, each as full as `length` allows."""
+    """Rows of neighbouring samples of one kind, each as full as `length` allows."""
+    kinds = {sample.kind: [one for one in samples if one.kind == sample.kind] for sample in samples}
+    return [row for alike in kinds.values() for row in _packed(alike, length)]
+
+
+def _packed(samples: Sequence[Sample], length: int) -> list[list[Sample]]:
     rows: list[list[Sample]] = [[]]
     room = length
     for sample in samples:

@@ -41,7 +41,7 @@ from .optim import Schedule
 from .predictions import predict
 from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
 from .resources import resources
-from .samples import Samples
+from .samples import PairSamples, Samples
 from .toolchain import cache_folder, code_in
 from .training_stage import DTYPES, NotFiniteError, StageRun
 
@@ -327,7 +327,8 @@ class _Walk:
         code: AbstractContextManager[None] = nullcontext()
         if compiled:
             code = code_in(cache_folder("train", text_of_methods(program.methods)))
-        samples = Samples(
+        kind = PairSamples if "pairs" in program.spec else Samples
+        samples = kind(
             program.spec,
             stage,
             self._resources,
@@ -418,7 +419,7 @@ class _Walk:
         picture = curves(metrics)
         (self._out / "loss.png").write_bytes(picture)
         page = self._page(chosen, metrics, bad)
-        if self._recipe.modes:
+        if self._recipe.chats:
             last = self._recipe.stages[chosen[-1]]
             source = shown or self._sources[next(iter(last.data.shares))]
             dtype = DTYPES[last.precision]

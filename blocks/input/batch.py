@@ -112,8 +112,8 @@ class Batches:
         first_B = torch.tensor([width - sample.length for sample in samples])
         place_BT = (torch.arange(width) - first_B[:, None]).clamp(min=0)
         inputs |= {
-            "text.tokens": _stacked(tokens, width, self.pad, left=True),
-            "text.feature_index": _stacked(index, width, -1, left=True),
+            "text.tokens": stacked(tokens, width, self.pad, left=True),
+            "text.feature_index": stacked(index, width, -1, left=True),
             "text.cos": cos_BTD,
             "text.sin": sin_BTD,
             "text.slot": torch.arange(width).repeat(len(samples), 1),
@@ -195,11 +195,11 @@ class Batches:
             positions.append(torch.cat([self.token_positions(sample)[0] for sample in row], dim=1))
         cos_BTD, sin_BTD = self._tables(positions, [_lengths(row) for row in rows], width)
         return {
-            "text.tokens": _stacked(tokens, width, self.pad),
-            "text.feature_index": _stacked(index, width, -1),
+            "text.tokens": stacked(tokens, width, self.pad),
+            "text.feature_index": stacked(index, width, -1),
             "text.cos": cos_BTD,
             "text.sin": sin_BTD,
-            "text.segment_id": _stacked(segments, width, 0),
+            "text.segment_id": stacked(segments, width, 0),
         }
 
     def _feature_index(self, sample: Sample, begins: Sequence[Mapping[str, int]]) -> Tensor:
@@ -222,10 +222,10 @@ class Batches:
         left: bool = False,
     ) -> tuple[Tensor, Tensor]:
         streams = [
-            _stacked([position_ST[stream] for position_ST in positions], width, 0, left=left)
+            stacked([position_ST[stream] for position_ST in positions], width, 0, left=left)
             for stream in range(self.positions.streams)
         ]
-        length_BT = _stacked(lengths, width, 1, left=left)
+        length_BT = stacked(lengths, width, 1, left=left)
         return self.positions.tables(torch.stack(streams), length_BT)
 
     def _query_scale(self, place_BT: Tensor) -> dict[str, Tensor]:
@@ -255,8 +255,8 @@ class Batches:
         longest = max(map(len, words))
         return {
             "regions.pool": pool_RM,
-            "regions.words": _stacked(words, longest, self.pad),
-            "regions.word_mask": _stacked([torch.ones(len(one)) for one in words], longest, 0.0),
+            "regions.words": stacked(words, longest, self.pad),
+            "regions.word_mask": stacked([torch.ones(len(one)) for one in words], longest, 0.0),
             "regions.target": target_R,
             "regions.weight": torch.full((len(pool_RM),), 1 / share.regions if pools else 0.0),
         }
@@ -287,7 +287,7 @@ def _lengths(row: Sequence[Sample]) -> Tensor:
     return torch.repeat_interleave(lengths, lengths)
 
 
-def _stacked(columns: Sequence[Tensor], width: int, fill: float, *, left: bool = False) -> Tensor:
+def stacked(columns: Sequence[Tensor], width: int, fill: float, *, left: bool = False) -> Tensor:
     """Vectors as the rows of a matrix, padded to a width on the right, or on the left."""
     matrix = torch.full((len(columns), width), fill, dtype=columns[0].dtype)
     for row, column in zip(matrix, columns, strict=True):
