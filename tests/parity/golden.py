@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +24,11 @@ from triptych.backends.weights import Weights
 from triptych.blocks.input.batch import Batches
 from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.positions import TextPositions
+from triptych.compiler.build import build
 from triptych.compiler.graph import Program
 from triptych.compiler.lower import Lowered, lower
 from triptych.compiler.types import evaluate
+from triptych.dsl.load import load_recipe
 from triptych.dsl.recipe import Recipe
 
 FOLDER = Path(os.environ.get("TRIPTYCH_GOLDEN") or Path(__file__).parent.parent / "golden_cases")
@@ -171,6 +173,14 @@ class Taps:
             module.register_forward_hook(
                 lambda module, inputs, output, path=path: self.seen[path].append(output)
             )
+
+
+def part_totals(name: str) -> dict[str, int]:
+    """How many numbers the parameters of each part of a shipped recipe hold."""
+    totals: Counter[str] = Counter()
+    for parameter, param in build(load_recipe(name)).parameters().items():
+        totals[parameter.partition(".")[0]] += param.count
+    return dict(totals)
 
 
 def cases(

@@ -9,7 +9,9 @@ from torch.testing import assert_close
 from triptych.backends.weights import as_published
 from triptych.blocks.vision.positions import resized
 from triptych.compiler.pipeline import for_inference, for_training
-from triptych.tests.parity.golden import Taps, everywhere, patches
+from triptych.compiler.plan import plan
+from triptych.dsl.load import load_recipe
+from triptych.tests.parity.golden import Taps, everywhere, part_totals, patches
 from triptych.tests.parity.minigpt4 import model_cases, qformer_cases, vision_cases
 
 both_orders = pytest.mark.usefixtures("kernels")
@@ -195,3 +197,18 @@ def test_an_answer_is_that_of_the_official_chat(case):
     last = case.expected["chat/logits_last4"]
     check(everywhere(lowered, values)[:, -last.shape[1] :], last, "logits_last4")
     assert torch.equal(torch.cat(said), greedy)
+
+
+@pytest.mark.parametrize(
+    ("name", "projection", "lm"),
+    [("minigpt4_7b", 3_149_824, 6_738_415_616), ("minigpt4_13b", 3_937_280, 13_015_864_320)],
+)
+def test_parts_have_the_parameters_of_the_sheet(name, projection, lm):
+    assert part_totals(name) == {
+        "vit": 985_894_528 + 2_816,
+        "qformer": 105_137_664 + 24_576,
+        "projection": projection,
+        "lm": lm,
+    }
+    for stage in plan(load_recipe(name)).stages:
+        assert {name.partition(".")[0] for name in stage.trained} == {"projection"}

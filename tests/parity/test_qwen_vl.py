@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from triptych.blocks.adapter.resampler import sines
 from triptych.blocks.vision.positions import resized
 from triptych.compiler.pipeline import for_inference
-from triptych.tests.parity.golden import Taps, everywhere, patches
+from triptych.compiler.plan import plan
+from triptych.dsl.load import load_recipe
+from triptych.tests.parity.golden import Taps, everywhere, part_totals, patches
 from triptych.tests.parity.qwen_vl import model_cases, visual_cases
 
 
@@ -150,3 +153,26 @@ def test_decoding_keeps_the_positions_that_the_prompt_was_read_with(case, kernel
         whole = torch.cat((tokens, expected[0, :-1]))
         _, logits = Run(case, whole).everywhere()
         kernels.check(logits[:, -1], case.expected[f"{name}.rerun_last_logits"], f"{name}.rerun")
+
+
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("qwen_vl_7b_q64", 74_481_664),
+        ("qwen_vl_7b_q144", 75_137_024),
+        ("qwen_vl_7b", 76_054_528),
+        ("qwen_vl_7b_q400", 77_234_176),
+    ],
+)
+def test_parts_have_the_parameters_of_the_sheet(name, pool):
+    assert part_totals(name) == {
+        "vit": 1_842_770_688,
+        "resampler": pool + 16_785_408,
+        "lm": 7_721_324_544,
+    }
+
+
+def test_the_fixed_table_is_trained_by_no_stage():
+    for stage in plan(load_recipe("qwen_vl_7b")).stages:
+        assert "resampler.table" not in stage.trained
+        assert "resampler.query" in stage.trained
