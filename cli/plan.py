@@ -128,7 +128,7 @@ def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
         ("layout", _layouts(settings)),
         ("resize", str(settings.resize or "")),
         ("augment", ", ".join(map(str, settings.augment))),
-        ("pack", f"{settings.pack:,} tok" if settings.pack else ""),
+        ("pack", _pack(settings)),
         ("data", ", ".join(f"{name} {_share(one)}" for name, one in settings.data.shares.items())),
         ("apart", ", ".join(settings.apart)),
         (
@@ -157,6 +157,12 @@ def _layouts(settings: Stage) -> str:
         return ", ".join(settings.layout)
     each = settings.layout.layouts.items()
     return ", ".join(f"{' or '.join(names)} for {kind}" for kind, names in each)
+
+
+def _pack(settings: Stage) -> str:
+    if settings.pack is None:
+        return ""
+    return f"{settings.pack:,} tok" + (", by kind of data" if settings.pack_by_kind else "")
 
 
 def _share(share: float | Ramp) -> str:

@@ -1609,6 +1609,8 @@ class Stage(Model):
     """Whose activations are computed again in the backward pass instead of being kept."""
     pack: Tok | None = None
     """Samples are joined up to this length; each attends to itself only."""
+    pack_by_kind: Flag = False
+    """Whether only samples of one kind of data are joined."""
     seed: Whole = 0
 
     @property

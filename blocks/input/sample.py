@@ -68,13 +68,14 @@ class Sample:
     """One dialogue in tokens, its media resized but not yet packed.
 
     `supervised` says of each token whether it is a target: the logits one place earlier score it.
-    `regions` belong to the first medium.
+    `regions` belong to the first medium; `kind` names the samples that may share a row with it.
     """
 
     ids: NDArray[np.int64]
     supervised: NDArray[np.bool_]
     media: tuple[Seen, ...] = ()
     regions: tuple[Pool, ...] = ()
+    kind: str = ""
 
     @property
     def length(self) -> int:

@@ -32,6 +32,23 @@ def test_a_kind_takes_its_own_layouts(folder):
     assert caption.targets == chat.targets
 
 
+def test_rows_hold_one_kind_where_the_stage_says_so(folder):
+    shapes = []
+    for by_kind in ("true", "false"):
+        samples, example = made(
+            folder,
+            "joint",
+            "joint.pack = 128tok",
+            f"joint.pack_by_kind = {by_kind}",
+            "joint.accumulate = 1",
+        )
+        kinds = ("pictures", "chat", "pictures", "chat")
+        prepared = [samples.prepare(replace(example, kind=kind)) for kind in kinds]
+        (shard,) = samples.collate(prepared)
+        shapes.append(len(shard["text.tokens"]))
+    assert shapes == [2, 1]
+
+
 def test_an_augmentation_follows_the_position(folder):
     samples, example = made(folder, "vision")
     assert samples.varies
