@@ -16,7 +16,9 @@ from triptych.compiler.ops import (
     MisfitError,
     Norm,
     PatchEmbed,
+    QFormer,
     RegionWords,
+    Resampler,
     Splice,
     TakeLast,
     TakeRows,
@@ -26,6 +28,8 @@ from triptych.compiler.types import TensorType as T
 
 DECODER = DecoderBlocks(2, 8, 4, 2, 2, 16, "silu", "rmsnorm", 1e-6, qkv_bias=True)
 TOWER = VisionBlocks(2, 8, 2, 16, "gelu", "layernorm", 1e-6, qkv_bias=True, rotary=True)
+QUERIES = QFormer(3, 4, 4, 8, 2, 16, "gelu", "layernorm", 1e-12, 2)
+RESAMPLER = Resampler((2, 2), (3, 4), 8, 4, 2, 10, "layernorm", 1e-6)
 ROWS, TEXT, IDS = T(("n", 8)), T(("batch", "length", 8)), T(("batch", "length"), "i64")
 TABLE, LAST = T(("batch", "length", 2), "f32"), T(("batch",), "i64")
 
@@ -37,6 +41,8 @@ TABLE, LAST = T(("batch", "length", 2), "f32"), T(("batch",), "i64")
         (PatchEmbed(8, 3, 2, 4, bias=False, folded=True), [T(("n", 48))], "float[n, 8]"),
         (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 4))], "float[n, 8]"),
         (MergeMLP(4, 8, 32, 6, "gelu", "layernorm", 1e-6), [ROWS], "float[n // 4, 6]"),
+        (QUERIES, [T(("m", 5, 8))], "float[m, 3, 4]"),
+        (RESAMPLER, [T(("m", 12, 8))], "float[m, 4, 10]"),
         (Embed(9, 8), [IDS], "float[batch, length, 8]"),
         (Concat(), [ROWS, T(("m", 8)), ROWS], "float[m + 2 * n, 8]"),
         (Splice(), [TEXT, ROWS, IDS], "float[batch, length, 8]"),
@@ -66,6 +72,8 @@ def test_yields(op, inputs, result):
         (PatchEmbed(8, 3, 2, 4, bias=False), [T(("n", 95))], 0, "96 wide"),
         (TOWER, [ROWS, T(("m",)), T(("n", 4)), T(("n", 4))], 1, "[n]"),
         (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 8))], 3, "[n, 4]"),
+        (QUERIES, [T(("m", 5, 9))], 0, "[any, any, 8]"),
+        (RESAMPLER, [T(("m", 13, 8))], 0, "[any, 12, 8]"),
         (Concat(), [ROWS, T(("m", 9))], 1, "[any, 8]"),
         (Splice(), [TEXT, T(("n", 9)), IDS], 1, "[any, 8]"),
         (DECODER, [TEXT, TABLE, TABLE, T(("batch",))], 3, "[batch, length]"),

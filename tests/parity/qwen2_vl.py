@@ -69,7 +69,7 @@ class Qwen2VLCase(Case):
 class Feed:
     """One set of inputs of a case, and what is expected of it."""
 
-    case: Case
+    case: Qwen2VLCase
     prefix: str
 
     def input(self, name: str) -> Tensor | None:

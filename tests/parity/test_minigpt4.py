@@ -117,12 +117,10 @@ def features(case, lowered, pixels):
 def samples(case, stage):
     """The rows of a training case without their padding."""
     ids, mask = (case.inputs[f"{stage}/answer_{name}"] for name in ("ids", "attention_mask"))
-    halves = [
-        case.inputs.get(f"{stage}/prompt_ids_{half}", torch.zeros(0, dtype=int)) for half in (0, 1)
-    ]
-    before = torch.cat((bos(case), halves[0]))
+    none = torch.zeros(0, dtype=torch.int64)
+    before, after = (case.inputs.get(f"{stage}/prompt_ids_{half}", none) for half in (0, 1))
     return [
-        case.sample(before, halves[1], row[real.bool()])
+        case.sample(torch.cat((bos(case), before)), after, row[real.bool()])
         for row, real in zip(ids, mask, strict=True)
     ]
 
