@@ -175,7 +175,8 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "map_call": ("N214", 'add weights { from = hf("a/b") map "x" -> transpose("lm.norm") }'),
     "map_groups": (
         "V305",
-        'add weights { from = hf("a/b") map "x" -> joined(["lm.a", "lm.b"], groups: lm.depth - 2) }',
+        'add weights { from = hf("a/b") '
+        'map "x" -> joined(["lm.a", "lm.b"], groups: lm.depth - 2) }',
     ),
     "map_alone": ("V305", 'add weights { from = hf("a/b") map "x" -> joined(["lm.norm"]) }'),
     "map_word": ("E101", 'add weights { from = hf("a/b") map "x" -> lm.norm }'),
