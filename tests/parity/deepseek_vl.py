@@ -111,13 +111,17 @@ class SamCase(Case):
     def recipe(self) -> Recipe:
         """The shipped recipe with the tower of the case, and next to nothing else."""
         side = self.config["image_size"]
+        cells = self.config["interpolate_to"][0]
+        for _ in self.config["downsample_channels"]:
+            cells = -(-cells // 2)
         text = f"""
         recipe tiny extends deepseek_vl_7b {{
           amend input image {{ resize = letterbox({side}px, pad: mean) }}
           {_sam(self.config)}
           amend encoder siglip {{
-            in = resize(image, 24px)
+            in = resize(image, {cells}px)
             patch = 1px
+            pos = learned({cells}x{cells})
             {SHORTEST}
           }}
           amend lm {{ {SHORTEST} }}
@@ -152,7 +156,7 @@ def _siglip(vision: Mapping[str, Any]) -> str:
     depth = {vision["layers"]}
     width = {vision["width"]}
     heads = {vision["heads"]}
-    ffn   = {vision["mlp_ratio"] * vision["width"]}
+    ffn   = {int(vision["mlp_ratio"] * vision["width"])}
     norm  = layernorm(eps: {vision["layer_norm_eps"]})
     pos   = learned({grid}x{grid})
     """
@@ -168,7 +172,7 @@ def _sam(sam: Mapping[str, Any]) -> str:
       depth  = {sam["layers"]}
       width  = {sam["width"]}
       heads  = {sam["heads"]}
-      ffn    = {sam["mlp_ratio"] * sam["width"]}
+      ffn    = {int(sam["mlp_ratio"] * sam["width"])}
       norm   = layernorm(eps: {sam["layer_norm_eps"]})
       window = {sam["window_size"]}
       global = {whole}

@@ -49,6 +49,7 @@ class InternVL15Case(Case):
           {self._tokens() if "special_ids" in self.config else ""}
           amend input image {{ resize = tiles({side}px, 1..12, thumbnail: true) }}
           amend encoder vit {{ {self._vit()} }}
+          amend adapter shuffle {{ factor = {self._factor()} }}
           amend lm {{ {self._lm()} }}
           amend mode chat {{ resize = tiles({side}px, 1..40, thumbnail: true) }}
           amend stage pretrain {{ drop drop_path }}
@@ -108,6 +109,10 @@ class InternVL15Case(Case):
             qkv_bias = {str(vision["qkv_bias"]).lower()}
             {"" if vision["qk_normalization"] else "drop qk_norm"}
         """
+
+    def _factor(self) -> int:
+        """The side of a window that becomes one token; a tower alone need not fall into any."""
+        return round(1 / self.config.get("downsample_ratio", 1))
 
     def _lm(self) -> str:
         if "llm" not in self.config:

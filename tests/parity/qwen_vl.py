@@ -94,7 +94,7 @@ class QwenVLCase(Case):
 
     def _lm(self) -> str:
         if not self.has_lm:
-            return f"depth = 1 width = {self.visual['output_dim']} ffn = 8"
+            return f"depth = 1 width = {self.visual['output_dim']} heads = 1 ffn = 8"
         lm = self.config["lm"]
         begin = f"from: {lm['seq_length']}tok"
         scaling = f", scaling: ntk({begin})" if lm["use_dynamic_ntk"] else ""
