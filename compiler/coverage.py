@@ -112,7 +112,12 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
     trained = {
         n: p for n, p in parameters.items() if n in owner and not owner[n].keeps and not p.fixed
     }
-    factors = {name: _factor(owner[name].entry, name, parameters) for name in trained}
+    below = {
+        claim.path: layers(claim.selector.part, parameters)
+        for claim in claims
+        if isinstance(claim.entry, LayerDecay)
+    }
+    factors = {name: _factor(owner[name], name, below) for name in trained}
     frozen = {name: param for name, param in parameters.items() if name not in trained}
     if not trained and not adapted and not findings:
         findings.add(_idle(recipe, stage))
@@ -146,16 +151,13 @@ def _mentions(recipe: Recipe, name: str, parameters: Mapping[str, Param]) -> Ite
             yield _Claim(f"{name}.{setting}[{index}]", selector, False, chosen)
 
 
-def _factor(
-    entry: Selector | Lora | Lr | LayerDecay, name: str, parameters: Mapping[str, Param]
-) -> float:
-    """The learning rate of a parameter in units of the stage's."""
-    match entry:
+def _factor(claim: _Claim, name: str, below: Mapping[str, Mapping[str, int]]) -> float:
+    """The learning rate of a parameter in units of the stage's; `below` has its layer, by claim."""
+    match claim.entry:
         case Lr(factor=factor):
             return factor
-        case LayerDecay(target=target, rate=rate, lr=lr):
-            below = layers(target.part, parameters)
-            return lr * rate ** below.get(name, 0)
+        case LayerDecay(rate=rate, lr=lr):
+            return lr * rate ** below[claim.path].get(name, 0)
     return 1.0
 
 
