@@ -195,8 +195,8 @@ class Session:
         made: dict[tuple[str, str], list[Tensor]] = {}
         for medium in self.processor.inputs:
             for feeds in self._shown(medium, prompts):
-                for part, rows in self._seen(medium, feeds).items():
-                    made.setdefault((part, medium), []).append(rows)
+                for part, some in self._seen(medium, feeds).items():
+                    made.setdefault((part, medium), []).append(some)
         rows = [
             some for part, medium in self.spec["features"] for some in made.get((part, medium), ())
         ]

@@ -1,4 +1,4 @@
-"""`triptych gallery`: pages about recipes that stay true, because the tool writes what they show."""
+"""`triptych gallery`: pages about recipes that stay true, for the tool writes what they show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUPS = ("WEIGHTS", "TOKENS", "NUMERICS", "STAGES")
 
 @click.command("gallery", epilog=EXAMPLES)
 @click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--check", "checking", is_flag=True, help="Write nothing; exit with 1 when it is old.")
+@click.option("--check", "checking", is_flag=True, help="Write nothing; exit with 1 if it is old.")
 @click.pass_context
 def gallery_command(context: click.Context, page: Path, checking: bool) -> None:
     """Write the sections of PAGE, a Markdown file, that show recipes and their differences.

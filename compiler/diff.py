@@ -378,8 +378,8 @@ def _stages(old: Recipe, new: Recipe) -> Iterator[Edit]:
             continue
         # Stages of other names, in the order of training: what is told is what they train.
         settings = [recipe.stages[name] for recipe, name in ((old, one), (new, other))]
-        trains = [f"train {_shown(stage.train)}" for stage in settings]
-        yield Edit("STAGES", f"{one} -> {other}", *trains)
+        was, now = (f"train {_shown(stage.train)}" for stage in settings)
+        yield Edit("STAGES", f"{one} -> {other}", was, now)
     for kind in ("stages", "modes", "objectives"):
         before, after = getattr(old, kind), getattr(new, kind)
         for name in before | after:

@@ -300,7 +300,7 @@ def dense(recipe: Recipe, name: str, source: Selector, medium: str) -> Yield:
                         (f"{name}.in", f"`{source}` yields packed rows of pictures of any size"),
                         (f"{source.part}.pos", "these positions leave the size open"),
                     ),
-                    "its queries look at one picture each, and packed rows do not say where it ends",
+                    "it looks at one picture at a time, and packed rows do not say where one ends",
                     Fix("give the tower `pos = learned(...)` and its input a fixed `resize`"),
                 )
             ]

@@ -1,7 +1,7 @@
 """The adapter of Qwen2-VL: neighbouring patches become one token of the language model.
 
-Shape suffixes: P pictures, N patches, A patches of a window, W width of the tower, M tokens, D width
-of the model.
+Shape suffixes: P pictures, N patches, A patches of a window, W width of the tower, M tokens, D
+width of the model.
 """
 
 from torch import Tensor, nn

@@ -95,7 +95,11 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
     return Diagnostic(
         "T504",
         f"{_noun(given)} can outgrow {room.user}",
-        labels(recipe, *_places(medium, given, alone, room), (room.path, f"room for {room.tokens:,}")),
+        labels(
+            recipe,
+            *_places(medium, given, alone, room),
+            (room.path, f"room for {room.tokens:,}"),
+        ),
         _reason(recipe, medium, item, room, around),
         Fix(_advice(given, alone is None), safe=False),
         "warning" if cap is not None and cap + around <= room.tokens else "error",
