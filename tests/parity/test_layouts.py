@@ -326,15 +326,12 @@ def blanked(ids):
 # DeepSeek-VL -------------------------------------------------------------------------------------
 
 DEEPSEEK = """
-    layout chat {{
-      system = "{system_prompt}"
-      strip  = true
-      stop   = ["User:"]
-      begin()      -> bos
-      image(x)     -> image * x.tokens
-      system(b)    -> b "\\n\\n"
-      user(b)      -> "User: " b "\\n\\n"
-      assistant(b) -> "Assistant:" loss(" " b eos)
+    recipe tiny extends deepseek_vl_1_3b {{
+      amend tokens {{
+        special bos         = "<｜begin▁of▁sentence｜>" @ {vocab[<｜begin▁of▁sentence｜>]}
+        special eos         = "<｜end▁of▁sentence｜>"   @ {vocab[<｜end▁of▁sentence｜>]}
+        special placeholder = "<image_placeholder>"     @ {vocab[<image_placeholder>]}
+      }}
     }}
 """
 
@@ -353,20 +350,10 @@ class Letters:
 def test_deepseek_vl_prompts(case):
     given = case.prompts
     vocab, tag, count = given["vocab"], given["image_tag"], case.config["num_image_tokens"]
-    eos = given["template"]["sep2"]
-    written = Written.of(
-        f"""
-        tokenizer = hf_json("tokenizer.json")
-        special bos   = "<｜begin▁of▁sentence｜>" @ {vocab["<｜begin▁of▁sentence｜>"]}
-        special eos   = "{eos}" @ {vocab[eos]}
-        special image = "{tag}" @ {vocab[tag]}
-        pad = eos
-        """,
-        DEEPSEEK.format_map(given),
-        vocabulary=Letters(vocab),
-    )
-    layout = written.layout("chat")
-    assert (layout.stops, layout.stop_texts) == ((vocab[eos],), ("User:",))
+    recipe = load_text(DEEPSEEK.format_map(given), "tiny.vlm")
+    written = Written(recipe, vocabulary=Letters(vocab))
+    layout, eos = written.layout("deepseek"), vocab[given["template"]["sep2"]]
+    assert (layout.stops, layout.stop_texts) == ((eos,), ("User:",))
     for name, prompt in given["prompts"].items():
         messages = [deepseek_turn(turn, tag, count) for turn in prompt["conversation"]]
         is_open = not messages[-1].parts
@@ -379,69 +366,35 @@ def test_deepseek_vl_prompts(case):
 
 def deepseek_turn(turn, tag, count):
     pieces = re.split(f"({re.escape(tag)})", turn["content"])
-    parts = [picture(join=count) if piece == tag else piece for piece in pieces if piece]
+    parts = [picture(aligner=count) if piece == tag else piece for piece in pieces if piece]
     return said(turn["role"].lower(), *parts)
 
 
 # InternVL 1.5 ------------------------------------------------------------------------------------
 
-CHATML_15 = {
-    "internlm2-chat": (
-        "<|im_end|>",
-        """
-        begin()      -> bos
-        system(b)    -> im_start "system\\n" b end
-        user(b)      -> im_start "user\\n" b end
-        assistant(b) -> im_start "assistant\\n" loss(b end)
-        """,
-    ),
-    "Hermes-2": (
-        "<|im_end|>",
-        """
-        system(b)    -> im_start "system\\n" b end
-        user(b)      -> im_start "user\\n" b end
-        assistant(b) -> im_start "assistant\\n" loss(b end)
-        """,
-    ),
-    "phi3-chat": (
-        "<|end|>",
-        """
-        begin()      -> bos
-        system(b)    -> system "\\n" b end
-        user(b)      -> user "\\n" b end
-        assistant(b) -> assistant "\\n" loss(b end)
-        """,
-    ),
+HERMES = """
+    replace layout chat_template {
+      strip  = true
+      gap    = "\\n"
+      image(x)     -> img_start img_context * x.tokens img_end
+      system(b)    -> im_start "system\\n" b im_end
+      user(b)      -> im_start "user\\n" b im_end
+      assistant(b) -> im_start "assistant\\n" loss(b im_end)
+    }
+"""
+TEMPLATES_15 = {
+    "internlm2-chat": ("internvl_1_5_26b", ""),
+    "Hermes-2": ("internvl_1_5_26b", HERMES),  # of the 40B, which does not ship
+    "phi3-chat": ("internvl_1_5_mini_4b", ""),
 }
 
 
 def internvl_15(template, message):
-    end, rules = CHATML_15[template]
-    return Written.of(
-        f"""
-        tokenizer = hf_json("tokenizer.json")
-        special bos       = "<s>" @ 1
-        special end       = "{end}" @ 92542
-        special im_start  = "<|im_start|>" @ 92543
-        special img       = "<img>" @ 92544
-        special img_end   = "</img>" @ 92545
-        special context   = "<IMG_CONTEXT>" @ 92546
-        special system    = "<|system|>" @ 32006
-        special user      = "<|user|>" @ 32010
-        special assistant = "<|assistant|>" @ 32001
-        pad = bos
-        """,
-        f"""
-        layout chat {{
-          system = "{message}"
-          strip = true
-          gap = "\\n"
-          {rules}
-          image(x) -> img context * x.tokens img_end
-        }}
-        """,
-        vocabulary=Letters({}),
-    )
+    """The layouts of the shipped recipe that has this template, with another system message."""
+    base, other = TEMPLATES_15[template]
+    change = f'amend layout chat_template {{ system = "{message}" }}'
+    text = f"recipe mine extends {base} {{ {other} }} recipe tiny extends mine {{ {change} }}"
+    return Written(load_text(text, "tiny.vlm"), vocabulary=Letters({}))
 
 
 def internvl_15_parts(text, counts):
@@ -466,7 +419,7 @@ def test_internvl_1_5_prompts(case):
         for question, answer in prompt["turns"]:
             messages.append(said("user", *internvl_15_parts(question, counts)))
             messages += [said("assistant", answer)] if answer else []
-        page = written.page(written.layout("chat").prompt(messages))
+        page = written.page(written.layout("chat_template").prompt(messages))
         assert page.removeprefix("<s>") == prompt["prompt"], name
 
 
@@ -477,7 +430,7 @@ def test_internvl_1_5_learns_answers_and_their_ends(case):
         (message,) = re.findall(r"system\n(.*?)<\|im_end\|>", mask["text"])
         written = internvl_15("internlm2-chat", message)
         counts = counted(mask["text"])
-        runs = written.layout("chat").render(
+        runs = written.layout("chat_template").render(
             [
                 said(roles[turn["from"]], *internvl_15_parts(turn["value"], counts))
                 for turn in mask["conversation"]
