@@ -20,6 +20,7 @@ from ..dsl.recipe import (
     CallModel,
     ChoiceItem,
     CornersItem,
+    Grid,
     IndexItem,
     LayoutItem,
     LossItem,
@@ -219,7 +220,7 @@ def _part(part: PartModel) -> str:
     return f"{type(part).__name__}({', '.join(told)})"
 
 
-_TELLING = ("in_", "queries", "window", "factor", "depth", "width", "hidden", "out")
+_TELLING = ("in", "queries", "window", "factor", "depth", "width", "hidden", "out")
 """The settings that say most of a part."""
 
 
@@ -405,7 +406,7 @@ def _compared(
 
 def _flat(value: object, path: str = "") -> dict[str, str]:
     """The values of a model by path, as a reader would write them; what is left out is left out."""
-    if isinstance(value, Selector | Range | Amount) or not isinstance(value, BaseModel | dict):
+    if isinstance(value, Selector | Range | Amount | Grid) or not isinstance(value, BaseModel | dict):
         return {} if value is None else {path: _shown(value)}
     inside = value.items() if isinstance(value, dict) else value
     found = {path: str(value.model_dump()["call"])} if isinstance(value, CallModel) else {}

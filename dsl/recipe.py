@@ -140,10 +140,17 @@ class Amount(Model):
 
 
 class Grid(Model):
-    """Rows and columns of a window."""
+    """Rows and columns of a window.
+
+    >>> str(Grid(rows=2, columns=3))
+    '2x3'
+    """
 
     rows: int = Field(gt=0)
     columns: int = Field(gt=0)
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}"
 
     @property
     def area(self) -> int:
