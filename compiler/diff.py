@@ -406,7 +406,8 @@ def _compared(
 
 def _flat(value: object, path: str = "") -> dict[str, str]:
     """The values of a model by path, as a reader would write them; what is left out is left out."""
-    if isinstance(value, Selector | Range | Amount | Grid) or not isinstance(value, BaseModel | dict):
+    whole = isinstance(value, Selector | Range | Amount | Grid)
+    if whole or not isinstance(value, BaseModel | dict):
         return {} if value is None else {path: _shown(value)}
     inside = value.items() if isinstance(value, dict) else value
     found = {path: str(value.model_dump()["call"])} if isinstance(value, CallModel) else {}
