@@ -21,10 +21,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..blocks.input.processor import Processor
 from ..blocks.operators import attend_segments
 from .base import Executable, Method
-from .generation import Session
+from .embedding import AnySession, session_of
 from .manifest import MANIFEST, Manifest, check_fit, verify
 
 PACKAGE = "aoti/methods.pt2"
@@ -54,10 +53,9 @@ class Artefact:
         check_fit(self.folder, self.manifest)
         return opened(self.folder, self.manifest)
 
-    def session(self) -> Session:
-        """What answers."""
-        spec = self.manifest.spec
-        return Session(self.executable, Processor(spec, self.folder / TOKENIZER), spec)
+    def session(self) -> AnySession:
+        """What answers, or makes vectors or features."""
+        return session_of(self.executable, self.folder / TOKENIZER, self.manifest.spec)
 
 
 def opened(folder: Path, manifest: Manifest) -> Executable:

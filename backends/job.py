@@ -62,8 +62,8 @@ class Job:
     @property
     def tokens(self) -> int:
         """A bound of ids that every vocabulary row below it has."""
-        specials = self.spec["tokens"]["specials"].values()
-        return 1 + max(int(token["id"]) for token in specials)
+        specials = self.spec["tokens"]["specials"].values() if self.spec["tokens"] else ()
+        return 1 + max((int(token["id"]) for token in specials), default=0)
 
     @property
     def digest(self) -> str:
@@ -140,6 +140,8 @@ def limits(program: Program) -> dict[str, Limit]:
         name: _limit(bounds) if name != "batch" else Limit(bounds.least, _most(bounds))
         for name, bounds in program.limits.items()
     }
+    if "slots" not in found:
+        return found
     slots = -(-found["slots"].high // SLOT_STEP) * SLOT_STEP
     return found | {"slots": Limit(2 * SLOT_STEP, max(slots, 2 * SLOT_STEP), SLOT_STEP)}
 

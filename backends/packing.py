@@ -201,6 +201,8 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 def _with_tokenizer(job: Job, folder: Path) -> dict[str, Any]:
     """The spec, its tokenizer now a file of the artefact."""
     tokens = job.spec["tokens"]
+    if tokens is None:
+        return dict(job.spec)
     source = vocabulary_file(tokens["tokenizer"], job.resources)
     folder.mkdir()
     (folder / source.name).write_bytes(source.read_bytes())

@@ -23,8 +23,10 @@ from .executing import (
     weights_option,
 )
 from .output import amend_option
+from .routes import run_routes
 
 if TYPE_CHECKING:
+    from ..backends.embedding import AnySession
     from ..backends.generation import Answer, Session
     from ..backends.sampling import Sampling
     from ..blocks.input.places import Place
@@ -35,6 +37,7 @@ Examples:
   triptych run scenes.artefact --image scene.png --prompt "Describe this image."
   triptych run qwen2_vl_2b --weights Qwen2-VL-2B-Instruct/ --image a.png --prompt "What is this?"
   triptych run scenes.artefact --batch questions.jsonl > answers.jsonl
+  triptych run internvl_14b --mode retrieval_c --weights IN/ --image a.png --text "a fox"
   triptych run find.artefact --image a.png --ref "the dog" --draw b.png
   echo "What is this?" | triptych run scenes.artefact --image scene.png --prompt -
 
@@ -51,6 +54,14 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--video", "videos", type=FILE, multiple=True, help="A clip. Repeatable.")
 @click.option("--ref", "refs", multiple=True, help="Words for a thing in the picture. Repeatable.")
 @click.option("--box", "boxes", type=Corners(), multiple=True, help="Where it is. Repeatable.")
+@click.option("--text", "texts", multiple=True, help="Compare pictures with it. Repeatable.")
+@click.option("--class", "classes", multiple=True, help="A class to choose from. Repeatable.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help="How a class is told, {} being its name; several are averaged.  [a photo of a {}]",
+)
 @click.option("--prompt", help="The question; `-` reads it from standard input.")
 @click.option("--system", help="A system message, in place of the layout's own.")
 @click.option("--batch", type=FILE, metavar="FILE", help="Ask every record of a .json or .jsonl.")
@@ -63,6 +74,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--draw", type=DRAWN, help="Write the last picture with the boxes of the answer.")
+@click.option("--out", type=DRAWN, help="Write vectors or features, as .safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.option(
     "--backend", type=click.Choice(list(BACKENDS)), help="For a recipe; eager unless given."
@@ -81,6 +93,9 @@ def run_command(
     videos: tuple[Path, ...],
     refs: tuple[str, ...],
     boxes: tuple[tuple[float, float, float, float], ...],
+    texts: tuple[str, ...],
+    classes: tuple[str, ...],
+    templates: tuple[str, ...],
     prompt: str | None,
     system: str | None,
     batch: Path | None,
@@ -91,19 +106,29 @@ def run_command(
     repetition_penalty: float | None,
     seed: int,
     draw: Path | None,
+    out: Path | None,
     as_json: bool,
     **compiling: Any,
 ) -> None:
     """Ask RECIPE|ARTEFACT about pictures, clips and text.
 
-    A recipe is compiled with --backend and needs weights; an artefact has everything inside.
+    A mode that compares pictures with texts prints how well they go together, one that only looks
+    writes what it makes of the pictures. A recipe is compiled with --backend and needs weights; an
+    artefact has everything inside.
     """
+    from ..backends.generation import Session
+
     asked = images or videos or refs or boxes or prompt is not None or system is not None
     if bool(batch) == bool(asked):
         raise click.UsageError("ask with --prompt (and --image, --video), or give a --batch")
     if draw and not images:
         raise click.UsageError("--draw shows the boxes on a picture: give an --image")
     session = _session(model, compiling)
+    if not isinstance(session, Session):
+        run_routes(session, images, texts, classes, templates, out, as_json)
+        return
+    if texts or classes or templates or out:
+        raise click.UsageError("--text, --class, --template and --out are for other modes")
     sampling = _sampling(
         session.sampling,
         temperature=temperature,
@@ -139,7 +164,7 @@ def run_command(
         click.secho(line, dim=True, err=True)
 
 
-def _session(model: str, compiling: dict[str, Any]) -> Session:
+def _session(model: str, compiling: dict[str, Any]) -> AnySession:
     """A session of an artefact; or of a recipe, compiled here."""
     from ..backends.artefact import Artefact
     from ..backends.manifest import MANIFEST
@@ -154,8 +179,7 @@ def _session(model: str, compiling: dict[str, Any]) -> Session:
             raise click.UsageError(f"{options}: decided when the artefact was compiled")
         return Artefact(folder).session()
 
-    from ..backends.generation import Session
-    from ..blocks.input.processor import Processor
+    from ..backends.embedding import session_of
     from ..dsl.load import load_recipe
 
     name = compiling.pop("backend") or "eager"
@@ -168,7 +192,7 @@ def _session(model: str, compiling: dict[str, Any]) -> Session:
     maker = able(name)
     mode = mode_of(recipe, compiling.pop("mode"))
     job = job_of(recipe, mode, **compiling)
-    return Session(maker.compile(job), Processor(job.spec, job.resources), job.spec)
+    return session_of(maker.compile(job), job.resources, job.spec)
 
 
 def _sampling(default: Sampling, **given: Any) -> Sampling:

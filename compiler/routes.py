@@ -70,11 +70,12 @@ def reads(recipe: Recipe, name: str) -> bool:
     )
 
 
-def fed(builder: Builder, name: str, texts: Size | str) -> Route:
-    """A route whose texts the host feeds, so many of them."""
+def fed(builder: Builder, name: str, texts: Size | str, length: str = "") -> Route:
+    """A route whose texts the host feeds, so many of them, each so long."""
+    sizes = (texts, length or f"{name}.length")
     builder.routes[name] = Route(
         name,
-        builder.feed(f"{name}.tokens", TensorType((texts, f"{name}.length"), "i64")),
+        builder.feed(f"{name}.tokens", TensorType(sizes, "i64")),
         builder.feed(f"{name}.last", TensorType((texts,), "i64")),
         builder.feed(f"{name}.picture", TensorType((texts,), "i64")),
     )
@@ -325,7 +326,7 @@ def retrieval(builder: Builder, mode: Retrieval) -> Mapping[str, str]:
     for medium in builder.reaching(mode.image.part):
         vector = builder.source(mode.image, medium)
         outputs[medium] = builder.call(f"unit.{medium}", ops.UnitSum(), vector)
-    builder.route = fed(builder, "text", "texts")
+    builder.route = fed(builder, "text", "texts", "length")
     vector = builder.source(mode.text, "")
     outputs["text"] = builder.call("unit.text", ops.UnitSum(), vector)
     first = next(iter(outputs.values()))

@@ -40,7 +40,7 @@ from ..dsl.recipe import (
 )
 from .build import CHANNELS, reach
 from .tokens import ends, mean_std, size_rule
-from .yields import View, views
+from .yields import View, views, yielded
 
 FORMAT = 1
 """Raised when the meaning of a key changes."""
@@ -82,7 +82,8 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
     limits["batch"] = [purpose.batch.at_least(1), purpose.batch.high]
     kind = {"kind": purpose.type.lower(), "limits": limits}
     if isinstance(purpose, Features):
-        return spec | kind | {"layout": []}
+        seen = [yielded(recipe, purpose.of, medium).class_token for medium in media]
+        return spec | kind | {"layout": [], "class_token": any(seen)}
     limits["prompt"] = purpose.prompt.high
     if isinstance(purpose, Retrieval):
         return spec | kind | {"layout": [purpose.layout]}

@@ -470,7 +470,7 @@ def route_limits(recipe: Recipe, mode: Retrieval | Features) -> dict[str, Bounds
     batch = Bounds(mode.batch.at_least(1), mode.batch.high)
     found = {f"{medium}.pictures": batch for medium in shown(recipe, mode)}
     if isinstance(mode, Retrieval):
-        found |= {"texts": batch, "text.length": Bounds(1, mode.prompt.high)}
+        found |= {"texts": batch, "length": Bounds(1, mode.prompt.high)}
     return found
 
 

@@ -1,6 +1,7 @@
 """Pictures with their texts, for objectives that compare the two.
 
-An objective names the layout in which it reads a text; all of a batch are compared with one another.
+An objective names the layout in which it reads a text; the pairs of a batch are compared with one
+another.
 """
 
 from __future__ import annotations

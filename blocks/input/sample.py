@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,13 @@ class Sample:
     def targets(self) -> int:
         """How many tokens are scored."""
         return int(self.supervised[1:].sum())
+
+    def shortened(self, most: int) -> Sample:
+        """The same text with no more tokens than this, of which the last one is kept."""
+        if self.length <= most:
+            return self
+        kept = np.r_[0 : most - 1, self.length - 1]
+        return replace(self, ids=self.ids[kept], supervised=self.supervised[kept])
 
     @property
     def nbytes(self) -> int:
