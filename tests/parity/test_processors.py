@@ -11,7 +11,7 @@ from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.sample import Attachment
 from triptych.blocks.input.sizes import Letterbox, Tiles
 from triptych.compiler.pipeline import for_inference, for_training
-from triptych.dsl.load import load_recipe
+from triptych.dsl.load import load_recipe, load_text
 from triptych.tests.parity.golden import cases
 
 BOUND = 1e-6
@@ -199,5 +199,7 @@ def test_grids_of_many_sizes_ties_among_them(case):
         assert columns * rows == facts["tiles"]
         assert rule.pictures(*size) == facts["tiles_with_thumbnail"]
         tokens_of_a_tile.add(facts["image_tokens"] / rule.pictures(*size))
-    tokens = shipped("internvl_1_5_26b", "sft")["ends"]["mlp1"]["tokens"]
+    resize = f"amend input image {{ resize = tiles({side}px, 1..12, thumbnail: true) }}"
+    recipe = load_text(f"recipe tiny extends internvl_1_5_26b {{ {resize} }}", "tiny.vlm")
+    tokens = for_training(recipe, "sft").spec["inputs"]["image"]["ends"]["mlp1"]["tokens"]
     assert tokens_of_a_tile == {tokens}
