@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.compiler.ops import (
+    MLP,
     OPERATIONS,
     Cache,
     Concat,
@@ -12,14 +13,20 @@ from triptych.compiler.ops import (
     DecoderBlocks,
     Embed,
     Head,
+    Linear,
+    MapPositions,
     MergeMLP,
     MisfitError,
     Norm,
     PatchEmbed,
+    PixelShuffle,
     QFormer,
     RegionWords,
     Resampler,
+    SamBlocks,
+    SamNeck,
     Splice,
+    SplitMLP,
     TakeLast,
     TakeRows,
     VisionBlocks,
@@ -30,6 +37,10 @@ DECODER = DecoderBlocks(2, 8, 4, 2, 2, 16, "silu", "rmsnorm", 1e-6, qkv_bias=Tru
 TOWER = VisionBlocks(2, 8, 2, 16, "gelu", "layernorm", 1e-6, qkv_bias=True, rotary=True)
 QUERIES = QFormer(3, 4, 4, 8, 2, 16, "gelu", "layernorm", 1e-12, 2)
 RESAMPLER = Resampler((2, 2), (3, 4), 8, 4, 2, 10, "layernorm", 1e-6)
+SAM = SamBlocks(3, 8, 2, 16, "gelu", "layernorm", 1e-6, True, (3, 4), 2, (1,), taps=(0, 2))
+NECK = SamNeck(2, 8, (3, 4), 5, "layernorm", 1e-6, (9, 6), (6, 7), 0.5)
+SPLIT = SplitMLP((8, 6), 4, 9, "gelu")
+MAP = T(("m", 12, 8))
 ROWS, TEXT, IDS = T(("n", 8)), T(("batch", "length", 8)), T(("batch", "length"), "i64")
 TABLE, LAST = T(("batch", "length", 2), "f32"), T(("batch",), "i64")
 
@@ -43,6 +54,13 @@ TABLE, LAST = T(("batch", "length", 2), "f32"), T(("batch",), "i64")
         (MergeMLP(4, 8, 32, 6, "gelu", "layernorm", 1e-6), [ROWS], "float[n // 4, 6]"),
         (QUERIES, [T(("m", 5, 8))], "float[m, 3, 4]"),
         (RESAMPLER, [T(("m", 12, 8))], "float[m, 4, 10]"),
+        (MapPositions(8, (3, 4)), [MAP], "float[m, 12, 8]"),
+        (SAM, [MAP], "float[2, m, 12, 8]"),
+        (NECK, [MAP, MAP], "float[m, 6, 7]"),
+        (PixelShuffle((4, 6), 2), [T(("m", 24, 8))], "float[m, 6, 32]"),
+        (Linear(8, 5, bias=True), [MAP], "float[m, 12, 5]"),
+        (MLP(8, 16, 5, "gelu"), [ROWS], "float[n, 5]"),
+        (SPLIT, [MAP, T(("m", 12, 6))], "float[m, 12, 9]"),
         (Embed(9, 8), [IDS], "float[batch, length, 8]"),
         (Concat(), [ROWS, T(("m", 8)), ROWS], "float[m + 2 * n, 8]"),
         (Splice(), [TEXT, ROWS, IDS], "float[batch, length, 8]"),
@@ -74,6 +92,10 @@ def test_yields(op, inputs, result):
         (TOWER, [ROWS, T(("n",)), T(("n", 4)), T(("n", 8))], 3, "[n, 4]"),
         (QUERIES, [T(("m", 5, 9))], 0, "[any, any, 8]"),
         (RESAMPLER, [T(("m", 13, 8))], 0, "[any, 12, 8]"),
+        (SAM, [T(("m", 13, 8))], 0, "[any, 12, 8]"),
+        (NECK, [MAP, T(("m", 12, 9))], 1, "[m, 12, 8]"),
+        (MLP(8, 16, 5, "gelu"), [T(("n", 7))], 0, "8 wide"),
+        (SPLIT, [MAP, T(("m", 13, 6))], 1, "[m, 12, 6]"),
         (Concat(), [ROWS, T(("m", 9))], 1, "[any, 8]"),
         (Splice(), [TEXT, T(("n", 9)), IDS], 1, "[any, 8]"),
         (DECODER, [TEXT, TABLE, TABLE, T(("batch",))], 3, "[batch, length]"),
@@ -106,6 +128,19 @@ def test_scales_start_at_one_and_shifts_at_zero():
     assert kinds["0.norm1.weight"] == "ones"
     assert kinds["0.norm1.bias"] == kinds["0.attn.qkv.bias"] == "zeros"
     assert kinds["1.mlp.fc1.weight"] == "fan_in"
+
+
+def test_rows_of_distances_fit_the_window_or_the_whole_map():
+    shapes = {name: param.shape for name, param in SAM.parameters().items()}
+    assert shapes["0.attn.rel_pos_h"] == shapes["2.attn.rel_pos_w"] == (3, 4)
+    assert (shapes["1.attn.rel_pos_h"], shapes["1.attn.rel_pos_w"]) == ((5, 4), (7, 4))
+
+
+def test_a_neck_has_a_gate_for_each_further_map():
+    gate = NECK.parameters()["gate"]
+    assert (gate.shape, str(gate.init)) == ((1,), "constant(0.5)")
+    alone = SamNeck(1, 8, (3, 4), 5, "layernorm", 1e-6, (9, 6), (6, 7), 0.5)
+    assert "gate" not in alone.parameters()
 
 
 def test_a_tied_head_owns_nothing():
