@@ -14,6 +14,11 @@ from triptych.dsl.recipe import Recipe
 from triptych.tests.parity.golden import Case, Taps, everywhere
 
 
+def to_the_left(mask: Tensor) -> Tensor:
+    """A mask of what is no padding, as prompts have it: with all padding to the left."""
+    return mask.sort(dim=1).values
+
+
 class Chat:
     """A recipe with the weights of a case, in the mode `chat`; `taps` sees all its modules."""
 

@@ -192,8 +192,8 @@ def _normalised(pixels: Tensor, tower: Mapping[str, Any]) -> Tensor:
 
 
 model_cases = cases(
-    "deepseek_vl", DeepSeekCase, where=lambda case: case.is_model and "loss" not in case.expected
+    "deepseek_vl", DeepSeekCase, where=lambda case: case.is_model and "labels" not in case.inputs
 )
 train_cases = cases(
-    "deepseek_vl", DeepSeekCase, where=lambda case: case.is_model and "loss" in case.expected
+    "deepseek_vl", DeepSeekCase, where=lambda case: case.is_model and "labels" in case.inputs
 )
