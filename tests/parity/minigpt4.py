@@ -112,11 +112,11 @@ class MiniGPT4Case(Case):
         """
 
 
-def _expects(name: str) -> Callable[[MiniGPT4Case], bool]:
-    return lambda case: case.is_model and name in case.expected
+def _has(part: str) -> Callable[[MiniGPT4Case], bool]:
+    return lambda case: part in case.config and "llm" not in case.config
 
 
-vision_cases = cases("minigpt4", MiniGPT4Case, where=_expects("ln_vision_out"))
-qformer_cases = cases("minigpt4", MiniGPT4Case, where=_expects("last_hidden_state"))
+vision_cases = cases("minigpt4", MiniGPT4Case, where=_has("vit"))
+qformer_cases = cases("minigpt4", MiniGPT4Case, where=_has("qformer"))
 model_cases = cases("minigpt4", MiniGPT4Case, where=lambda case: "llm" in case.config)
 processor_cases = cases("minigpt4", MiniGPT4Case, where=lambda case: not case.is_model)
