@@ -92,3 +92,8 @@ def test_what_is_assumed_is_named_once(tiny):
         "sft.schedule",
     ]
     assert "vit.start" in plan(tiny).assumed
+
+
+def test_members_of_an_assumed_list_are_not_named_beside_it():
+    found = assumed(load_recipe("deepseek_vl_7b"), "joint.schedule")
+    assert found == ["joint.schedule.at", "joint.schedule.factors"]
