@@ -84,6 +84,8 @@ def _whole(builder: Builder) -> Mapping[str, str]:
     if isinstance(recipe.lm, QueryDecoder):
         (medium,) = builder.reaching("lm")
         return {"logits": routes.generation(builder, medium)}
+    if any(routes.reads(recipe, source.part) for source in recipe.lm.in_):
+        builder.route = routes.fed(builder, routes.QUESTION, "questions")
     rows = [
         builder.rows(source, medium)
         for source in recipe.lm.in_

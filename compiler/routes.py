@@ -51,6 +51,10 @@ OBJECTIVES = (Contrastive, Matching, Captioning)
 """Objectives that have routes of their own."""
 
 
+QUESTION = "question"
+"""The route of what a user asks, for parts that read it before the language model does."""
+
+
 def is_spoken(recipe: Recipe, source: Selector | Resized) -> TypeGuard[Selector]:
     """Whether a source is what a decoder with queries makes of a text."""
     given = recipe.adapters.get(source.part)

@@ -39,6 +39,7 @@ from ..dsl.recipe import (
     has_content,
 )
 from .build import CHANNELS, reach
+from .routes import reads
 from .tokens import ends, mean_std, size_rule
 from .yields import View, views, yielded
 
@@ -131,6 +132,7 @@ def _input(recipe: Recipe, medium: str) -> dict[str, Any]:
                 "tokens": end.tokens,
                 "grid": list(end.grid) if end.grid else None,
                 "window": list(end.window),
+                **({"reads": True} if reads(recipe, part) else {}),
             }
             for part, end in ends(recipe, medium).items()
         },

@@ -376,6 +376,39 @@ Input = ImageInput | VideoInput
 
 INPUTS: Mapping[str, type[Input]] = {"image": ImageInput, "video": VideoInput}
 
+# Tokenizers ---------------------------------------------------------------------------------------
+
+
+class Tiktoken(CallModel):
+    """A vocabulary of byte-pair ranks: one that ships, by name, or a file."""
+
+    call: Literal["tiktoken"] = "tiktoken"
+    positional: ClassVar[tuple[str, ...]] = ("name",)
+    name: Quoted
+
+
+class HfJson(CallModel):
+    """A `tokenizer.json` of the tokenizers library, beside the recipe, the data or the weights."""
+
+    call: Literal["hf_json"] = "hf_json"
+    positional: ClassVar[tuple[str, ...]] = ("path",)
+    path: Quoted
+
+
+class SentencePiece(CallModel):
+    """A SentencePiece model, beside the recipe, the data or the weights."""
+
+    call: Literal["sentencepiece"] = "sentencepiece"
+    positional: ClassVar[tuple[str, ...]] = ("path",)
+    path: Quoted
+    legacy: Flag = True
+    """Whether a text begins, with a space that nobody wrote, behind every special token."""
+    strip: Flag = False
+    """Whether white space beside special tokens is dropped."""
+
+
+Tokenizer = Annotated[Tiktoken | HfJson | SentencePiece, Calls()]
+
 # Parts -------------------------------------------------------------------------------------------
 
 UNEVEN_HEADS = "the heads do not divide the width"
@@ -710,6 +743,10 @@ class QueryDecoder(PartModel):
     """The first of every so many blocks looks at the picture."""
     tied: Flag = False
     context: Tok
+    tokenizer: Annotated[Tiktoken | HfJson | SentencePiece | None, Calls()] = None
+    """That of its text, where it is not the recipe's."""
+    layout: Name | None = None
+    """How the questions of a dialogue are written for it, where it reads them: `joint`."""
     start: Annotated[Hf | None, Calls()] = None
 
     @property
@@ -959,34 +996,6 @@ LANGUAGE_MODELS: Mapping[str, type[Decoder]] = {"Decoder": Decoder}
 # Tokens and layouts ------------------------------------------------------------------------------
 
 
-class Tiktoken(CallModel):
-    """A vocabulary of byte-pair ranks: one that ships, by name, or a file."""
-
-    call: Literal["tiktoken"] = "tiktoken"
-    positional: ClassVar[tuple[str, ...]] = ("name",)
-    name: Quoted
-
-
-class HfJson(CallModel):
-    """A `tokenizer.json` of the tokenizers library, beside the recipe, the data or the weights."""
-
-    call: Literal["hf_json"] = "hf_json"
-    positional: ClassVar[tuple[str, ...]] = ("path",)
-    path: Quoted
-
-
-class SentencePiece(CallModel):
-    """A SentencePiece model, beside the recipe, the data or the weights."""
-
-    call: Literal["sentencepiece"] = "sentencepiece"
-    positional: ClassVar[tuple[str, ...]] = ("path",)
-    path: Quoted
-    legacy: Flag = True
-    """Whether a text begins, with a space that nobody wrote, behind every special token."""
-    strip: Flag = False
-    """Whether white space beside special tokens is dropped."""
-
-
 class SpecialToken(Model):
     """A token that text can never spell: what it is written as, and its row of the vocabulary."""
 
@@ -997,7 +1006,7 @@ class SpecialToken(Model):
 class Tokens(Model):
     """The tokenizer, and the special tokens by the names that layouts use."""
 
-    tokenizer: Annotated[Tiktoken | HfJson | SentencePiece, Calls()]
+    tokenizer: Tokenizer
     specials: dict[str, SpecialToken] = {}
     pad: Name
     """The special token that fills up a batch."""

@@ -162,6 +162,7 @@ class Batches:
             shown = [seen for sample in samples for seen in sample.media if seen.input == name]
             if shown or everywhere:
                 tensors |= given.feed(shown)
+        tensors |= self._questions(samples, everywhere=everywhere)
         begins: list[list[dict[str, int]]] = [[{} for _ in sample.media] for sample in samples]
         rows_of: list[int] = []
         total = 0
@@ -171,11 +172,29 @@ class Batches:
                 for seen, begin in zip(sample.media, rows, strict=True):
                     if seen.input == name:
                         begin[part] = total
-                        total += given.places(seen, part).patches
+                        times = len(seen.questions) if given.reads(part) else 1
+                        total += times * given.places(seen, part).patches
             if total == before and everywhere:
                 total += given.places(given.empty(), part).patches
             rows_of.append(total - before)
         return tensors, begins, next(iter(rows_of), 0)
+
+    def _questions(self, samples: Sequence[Sample], *, everywhere: bool) -> dict[str, Tensor]:
+        """What is asked about each picture, for parts that read it; if nothing is, one token."""
+        reading = [name for part, name in self.features if self.inputs[name].reads(part)]
+        if not reading:
+            return {}
+        shown = [seen for sample in samples for seen in sample.media if seen.input == reading[0]]
+        asked = [(ids, place) for place, seen in enumerate(shown) for ids in seen.questions]
+        if not asked and not everywhere:
+            return {}
+        asked = asked or [(np.array([self.pad]), 0)]
+        tokens = [torch.from_numpy(ids) for ids, _ in asked]
+        return {
+            "question.tokens": stacked(tokens, max(map(len, tokens)), self.pad),
+            "question.last": torch.tensor([len(ids) - 1 for ids in tokens]),
+            "question.picture": torch.tensor([place for _, place in asked]),
+        }
 
     def _packed(
         self,
@@ -207,9 +226,11 @@ class Batches:
         index_T = torch.full((sample.length,), -1)
         for seen, begin in zip(sample.media, begins, strict=True):
             for part, starts in seen.starts.items():
-                tokens = self.inputs[seen.input].places(seen, part).patches
-                for start in starts:
-                    row = begin[part]
+                given = self.inputs[seen.input]
+                tokens = given.places(seen, part).patches
+                for number, start in enumerate(starts):
+                    # A part that reads makes other features for each question.
+                    row = begin[part] + (number * tokens if given.reads(part) else 0)
                     index_T[start : start + tokens] = torch.arange(row, row + tokens)
         return index_T
 

@@ -126,6 +126,10 @@ class MediaInput:
             return Grid(1, 1, pictures * end["tokens"])
         return Grid(pictures, *end["grid"])
 
+    def reads(self, part: str) -> bool:
+        """Whether a part sees what is asked too, and makes other features for each question."""
+        return bool(self.ends[part].get("reads"))
+
     def empty(self) -> Seen:
         """What is fed where nothing is shown: its features exist, and no place asks for them."""
         side = self.rule.multiple if isinstance(self.rule, Native) else self.rule.size(1, 1)[0]

@@ -53,6 +53,9 @@ class Seen:
     frames: Frames
     size: tuple[int, int]
     starts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    questions: tuple[NDArray[np.int64], ...] = ()
+    """What is asked while it is seen, in the tokens of the part that reads it: for each run of
+    that part's features, one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class QueryBlocks(nn.ModuleList):
     def begin(
         self,
         query_1QW: Tensor,
-        seen_BPC: Tensor,
+        seen_MPC: Tensor,
         x_BTW: Tensor,
         cos_BTD: Tensor,
         sin_BTD: Tensor,
@@ -210,6 +210,9 @@ class QueryBlocks(nn.ModuleList):
 
         They are the first of its places, from the slot `first` on. Each sequence sees one picture.
         """
+        # As many pictures as sequences: said so that a compiler of both sizes knows it.
+        batch_B = torch.arange(x_BTW.shape[0], device=x_BTW.device)
+        seen_BPC = seen_MPC[batch_B]
         queries = query_1QW.shape[1]
         place_BQ = (first_B - slot_BT[:, 0])[:, None] + torch.arange(queries, device=x_BTW.device)
         place_BQW = place_BQ[..., None].expand(-1, -1, x_BTW.shape[2])

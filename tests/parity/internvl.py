@@ -76,16 +76,18 @@ class InternVLCase(Case):
 
         Every tensor of the case has its place in the recipe.
         """
-        lowered, known = lower(program), names(recipe).tensors
+        lowered, map_ = lower(program), names(recipe)
+        known = map_.tensors
         ours = dict(lowered.module.state_dict())
-        lost = [name for name in self.published if name not in known]
+        held = {name for name in self.published if not map_.reason_to_ignore(name)}
+        lost = sorted(held - known.keys())
         assert not lost, f"no place for {lost}"
-        for name, tensor in self.published.items():
-            shapes = [program.parameters[held].shape for held in known[name].holds]
-            made = taken_apart(known[name].form, tensor, shapes)
-            for held, part in zip(known[name].holds, made, strict=True):
-                if held in ours:
-                    ours.pop(held).copy_(part)
+        for name in held:
+            shapes = [program.parameters[parameter].shape for parameter in known[name].holds]
+            made = taken_apart(known[name].form, self.published[name], shapes)
+            for parameter, part in zip(known[name].holds, made, strict=True):
+                if parameter in ours:
+                    ours.pop(parameter).copy_(part)
         assert not ours or len(self.published) < len(known), f"nothing fills {sorted(ours)}"
         return lowered
 
@@ -168,12 +170,22 @@ class InternVLCase(Case):
 
     def _both_projectors(self) -> str:
         block = self.vision["num_hidden_layers"] + 1 + self.config["select_layer"] - 1
-        specials = self.config["special_ids"]
+        written = {
+            "img": "IMG",
+            "img_end": "IMG_END",
+            "img_context": "IMG_CONTEXT",
+            "query": "QUERY",
+            "query_end": "QUERY_END",
+            "query_context": "QUERY_CONTEXT",
+        }
         amended = "\n".join(
-            f"amend special {name} @ {id}" for name, id in zip(specials, specials.values())
+            f'special {name} = "<{official}>" @ {self.config["special_ids"][official]}'
+            for name, official in written.items()
         )
+        resize = f"resize = square({self.side}px)"
         return f"""
         amend adapter patch_mlp {{ in = vit.blocks[{block}].patches }}
+        amend stage sft {{ {resize} }}
         amend tokens {{ {amended} }}"""
 
     def _pools(self) -> str:

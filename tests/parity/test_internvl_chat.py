@@ -1,12 +1,14 @@
-"""InternVL-Chat without QLLaMA, against the official code of December 2023."""
+"""InternVL-Chat without and with QLLaMA, against the official code of December 2023."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from triptych.blocks.input.sample import Sample, Seen
-from triptych.compiler.pipeline import for_training
+from triptych.compiler.pipeline import for_inference, for_training
+from triptych.compiler.types import evaluate
 from triptych.tests.parity.golden import cases
 from triptych.tests.parity.internvl import InternVLCase
 
@@ -62,3 +64,86 @@ def test_forward_loss_and_gradients(case, kernels):
         _, layer, kind = name.split(".")
         official = wanted[f"grad/model.mm_projector.{published[layer]}.{kind}"]
         kernels.check(gradient, official, name, BOUND)
+
+
+def near(found: Tensor, expected: Tensor, name: str) -> None:
+    """Within 1e-4 and a thousandth of the value."""
+    assert found.shape == expected.shape, f"{name} has the shape {list(found.shape)}"
+    torch.testing.assert_close(found, expected, atol=BOUND, rtol=1e-3, msg=lambda m: f"{name}: {m}")
+
+
+def runs(ids: np.ndarray, token: int) -> list[int]:
+    """Where each run of a token begins."""
+    (places,) = np.nonzero(ids == token)
+    return [int(place) for place in places if place == 0 or ids[place - 1] != token]
+
+
+def rounds(case: InternVLCase, ids: Tensor, labels: Tensor | None, count: int) -> Sample:
+    """A dialogue about one picture, with so many questions."""
+    tokens, special = ids.numpy(), case.config["special_ids"]
+    starts = {
+        "patch_mlp": runs(tokens, special["IMG_CONTEXT"]),
+        "query_mlp": runs(tokens, special["QUERY_CONTEXT"]),
+    }
+    frames = np.zeros((1, case.side, case.side, 3), np.uint8)
+    masks = case.inputs["question_attention_mask"][0].bool()
+    asked = case.inputs["question_input_ids"][0]
+    questions = tuple(row[mask].numpy() for row, mask in zip(asked, masks, strict=True))[:count]
+    seen = Seen("image", frames, (case.side, case.side), starts, questions)
+    scored = np.zeros(len(tokens), np.bool_) if labels is None else labels.numpy() != -100
+    return Sample(tokens, scored, (seen,))
+
+
+@cases("internvl_chat_qllama", InternVLCase)
+def test_two_rounds_loss_and_gradients(case, kernels):
+    recipe = case.chat_with_queries
+    program = for_training(recipe, "align")
+    lowered = case.filled(program, recipe)
+    inputs, wanted = case.inputs, case.expected
+    count = inputs["question_input_ids"].shape[1]
+    (ids,), (labels,) = inputs["input_ids"], inputs["labels"]
+    given = case.batches(program).train_batch([[rounds(case, ids, labels, count)]])
+    given["image.patches"] = case.patches(inputs["pixel_values"])
+    prefix = lowered.methods["prefix"].values(given)
+    block = case.vision["num_hidden_layers"] + case.config["select_layer"]
+    near(prefix[f"vit.blocks.{block}.out"], wanted["vit_embeds"], "patches")
+    near(prefix["qllama.norm"], wanted["query_embeds"], "queries")
+    made = {name: prefix[node] for name, node in lowered.methods["prefix"].outputs.items()}
+    values = lowered.methods["step"].values(given | made)
+    near(values["patch_mlp"], wanted["mlp1_out"], "mlp1")
+    near(values["query_mlp"], wanted["mlp2_out"], "mlp2")
+    near(values["lm.splice"], wanted["inputs_embeds"], "embeds")
+    logits = values["lm.norm"] @ lowered.module.get_parameter("lm.head.weight").T
+    near(logits[:, -wanted["logits"].shape[1] :], wanted["logits"], "logits")
+    near(values["loss"][None], wanted["loss"], "loss")
+    trained = {name: lowered.module.get_parameter(name) for name in program.trained}
+    found = torch.autograd.grad(values["loss"], list(trained.values()))
+    gradients = dict(zip(trained, found, strict=True))
+    for name, official in case.gradients(recipe, ""):
+        near(gradients[name], official, name)
+
+
+@cases("internvl_chat_qllama", InternVLCase)
+def test_greedy(case, kernels):
+    recipe = case.chat_with_queries
+    program = for_inference(recipe, "chat")
+    lowered = case.filled(program, recipe)
+    batches, greedy = case.batches(program), case.expected["greedy_ids"]
+    ids = case.inputs["input_ids"][0, : case.config["prompt_len_round1"]]
+    prompts = batches.prompt_batch([rounds(case, ids, None, 1)])
+    seen = lowered.methods["vision_image"](
+        {"image.patches": case.patches(case.inputs["pixel_values"])}
+    )
+    made = lowered.methods["project"](seen | dict(prompts.inputs))
+    features = torch.cat([made["patch_mlp.rows"], made["query_mlp.rows"]])
+    caches = {
+        name: torch.zeros([evaluate(size, {"batch": 1, "slots": 192}) for size in feed.sizes])
+        for name, feed in lowered.methods["decode"].signature.items()
+        if name.startswith("cache.")
+    }
+    given = dict(prompts.inputs) | caches | {"features": features}
+    scores = lowered.methods["prefill"](given)["logits"]
+    for step in range(greedy.shape[1]):
+        assert torch.equal(scores.argmax(-1), greedy[:, step])
+        inputs = batches.next_inputs(prompts, greedy[:, step], prompts.length + step)
+        scores = lowered.methods["decode"](inputs | caches)["logits"]
