@@ -22,6 +22,9 @@ from ..blocks.input.sample import Sample, Turn
 from .base import Executable, InputError, Limit
 from .sampling import Chooser, Sampling
 
+QUESTION = ("question.tokens", "question.last", "question.picture")
+"""What a part that reads is fed of each question: its tokens, where it ends, and its picture."""
+
 Dialogue: TypeAlias = Sequence[Turn]
 
 SMALLEST_CACHE = 128
@@ -226,7 +229,7 @@ class Session:
         else:
             groups = list(_groups(feeds[f"{first}.segment_id"], limits[f"{first}.patches"]))
         for rows in groups:
-            yield {feed: tensor[rows] for feed, tensor in feeds.items()}
+            yield {feed: tensor[rows] for feed, tensor in feeds.items()} | _asked(prompts, rows)
 
     def _seen(self, medium: str, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows that each part makes of what one call of the towers takes."""
@@ -235,16 +238,28 @@ class Session:
         size = f"{medium}.pictures" if views[first]["dense"] else f"{first}.patches"
         count = len(feeds[f"{first}.patches"])
         lacking = max(0, self.executable.limits[size].low - count)
+        questions = {feed: feeds.pop(feed) for feed in QUESTION if feed in feeds}
         if lacking:
             feeds = {feed: _extended(tensor, lacking) for feed, tensor in feeds.items()}
+        shares = {False: (count, count + lacking)}
+        if questions:
+            asked = len(questions[QUESTION[0]])
+            least = self.executable.limits["questions"].low
+            # What takes two at least is asked the last one again.
+            again = torch.arange(max(asked, least)).clamp(max=asked - 1)
+            questions = {feed: tensor[again] for feed, tensor in questions.items()}
+            shares[True] = (asked, len(again))
         own = f"project_{medium}"
         made = self._run(
-            own if own in self._methods else "project", self._run(f"vision_{medium}", feeds)
+            own if own in self._methods else "project",
+            self._run(f"vision_{medium}", feeds) | questions,
         )
-        return {
-            name.partition(".")[0]: rows[: len(rows) * count // (count + lacking)]
-            for name, rows in made.items()
-        }
+        kept = dict[str, Tensor]()
+        for name, rows in made.items():
+            part = name.partition(".")[0]
+            real, all_ = shares[self.processor.inputs[medium].reads(part)]
+            kept[part] = rows[: len(rows) * real // all_]
+        return kept
 
     def _run(self, method: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         device = self.executable.device
@@ -257,6 +272,17 @@ class Session:
                 if name in wanted
             },
         )
+
+
+def _asked(prompts: Prompts, pictures: slice) -> dict[str, Tensor]:
+    """What is asked about these pictures; nothing where no part reads it."""
+    if QUESTION[0] not in prompts.inputs:
+        return {}
+    tokens, last, picture = (prompts.inputs[feed] for feed in QUESTION)
+    here = (picture >= pictures.start) & (picture < pictures.stop)
+    return dict(
+        zip(QUESTION, (tokens[here], last[here], picture[here] - pictures.start), strict=True)
+    )
 
 
 def _seen(prompts: Prompts) -> Tensor:

@@ -74,6 +74,19 @@ def reads(recipe: Recipe, name: str) -> bool:
     )
 
 
+def reader_of(recipe: Recipe, name: str) -> QueryDecoder | None:
+    """The decoder with queries by which a part is made of text; None where it is not."""
+    part = recipe.adapters.get(name)
+    for source in part.in_ if part else ():
+        giver = recipe.adapters.get(source.part)
+        if is_spoken(recipe, source):
+            assert isinstance(giver, QueryDecoder)
+            return giver
+        if giver and (found := reader_of(recipe, source.part)):
+            return found
+    return None
+
+
 def fed(builder: Builder, name: str, texts: Size | str, length: str = "") -> Route:
     """A route whose texts the host feeds, so many of them, each so long."""
     sizes = (texts, length or f"{name}.length")

@@ -39,7 +39,7 @@ from ..dsl.recipe import (
     has_content,
 )
 from .build import CHANNELS, reach
-from .routes import reads
+from .routes import reader_of, reads
 from .tokens import ends, mean_std, size_rule
 from .yields import View, views, yielded
 
@@ -68,6 +68,7 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
             if medium in media
         ],
         "text": _text(recipe, purpose),
+        **_questions(recipe),
         "layouts": {name: layout_json(recipe, rules) for name, rules in recipe.layouts.items()},
     }
     limits: dict[str, Any] = {"context": recipe.speaker.context if recipe.speaker else 0}
@@ -90,6 +91,17 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
         return spec | kind | {"layout": [purpose.layout]}
     limits["new"] = purpose.new
     return spec | kind | {"layout": [purpose.layout], "sampling": purpose.sampling.model_dump()}
+
+
+def _questions(recipe: Recipe) -> dict[str, Any]:
+    """How what is asked is written for the part that reads it, where the language model has one."""
+    for source in recipe.lm.in_ if recipe.lm else ():
+        reader = reader_of(recipe, source.part)
+        if reader and reader.layout:
+            tokenizer = reader.tokenizer or (recipe.tokens and recipe.tokens.tokenizer)
+            assert tokenizer
+            return {"questions": {"layout": reader.layout, "tokenizer": tokenizer.model_dump()}}
+    return {}
 
 
 def _tokens(recipe: Recipe) -> dict[str, Any] | None:

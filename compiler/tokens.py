@@ -50,6 +50,7 @@ from ..dsl.recipe import (
     items_within,
 )
 from .build import reach
+from .routes import reads
 from .sizing import fit, fit_frame, tiles
 from .types import (
     Bounds,
@@ -522,4 +523,7 @@ def _rows(recipe: Recipe, media: Iterable[str], tokens: int) -> dict[str, Bounds
         assert each
         most = found["pictures"].most
         return {**found, "features": Bounds(each, each * (most or 1), each)}
+    takes = recipe.lm.in_ if recipe.lm else ()
+    if found and any(reads(recipe, source.part) for source in takes):
+        found |= {"questions": Bounds(1, tokens), "question.length": Bounds(1, tokens)}
     return {**found, "features": Bounds(1, tokens)} if found else {}

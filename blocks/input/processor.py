@@ -23,7 +23,7 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -79,6 +79,9 @@ class Processor(Batches):
         )
         """Finds the boxes in an answer in the preferred layout."""
         self.context: int = spec["limits"]["context"]
+        self._ask: Callable[[str], list[int]] | None = None
+        if "questions" in spec:
+            self._ask = _asking(spec, resources, specials)
 
     @property
     def draws(self) -> bool:
@@ -158,6 +161,12 @@ class Processor(Batches):
                 seen = media[-1]
                 parts.append(Medium(part.input, given.tokens(seen), seen.size))
             messages.append(Message(turn.role, tuple(parts)))
+        if self._ask:
+            asked = questions(turns)
+            media = [
+                replace(seen, questions=tuple(np.array(self._ask(text)) for text in texts))
+                for seen, texts in zip(media, asked, strict=True)
+            ]
         return messages, media
 
     def _render(
@@ -187,6 +196,40 @@ class Processor(Batches):
             ),
             tuple(pools),
         )
+
+
+def _asking(
+    spec: Mapping[str, Any], resources: Path | None, specials: Mapping[str, int]
+) -> Callable[[str], list[int]]:
+    """What makes the tokens of a question for the part that reads it, which may have its own."""
+    said = spec["questions"]["tokenizer"]
+    own = {text: id for text, id in specials.items() if id in _ends(spec)}
+    tokenizer = Tokenizer.load(said["call"], vocabulary_file(said, resources), own, said)
+    layout = Layout(spec["questions"]["layout"], spec["layouts"][spec["questions"]["layout"]])
+    return lambda text: tokenised(layout.render([Message("text", (text,))]), tokenizer)[0]
+
+
+def _ends(spec: Mapping[str, Any]) -> set[int]:
+    """The special tokens that a question is written with."""
+    rules = spec["layouts"][spec["questions"]["layout"]]["rules"].values()
+    return {item["id"] for rule in rules for item in rule["items"] if "special" in item}
+
+
+def questions(turns: Sequence[Turn]) -> list[tuple[str, ...]]:
+    """For each picture or clip of a dialogue, what is asked while it is seen.
+
+    That is what its own turn says, and what later turns of the user say that show nothing.
+    """
+    found: list[list[str]] = []
+    for turn in turns:
+        if turn.role != "user":
+            continue
+        said = "".join(part for part in turn.parts if isinstance(part, str)).strip()
+        shown = sum(isinstance(part, Attachment) for part in turn.parts)
+        for earlier in () if shown else found:
+            earlier.append(said)
+        found += [[said] for _ in range(shown)]
+    return [tuple(asked) for asked in found]
 
 
 def tokenised(
