@@ -107,14 +107,13 @@ def map_attention(
     if _forms.published:
         bias = by_row[..., :, None] + by_column[..., None, :]
         return _scaled_products(q_MHTD, k_MHTD, v_MHTD, bias.flatten(4).flatten(2, 3))
-    cells = torch.arange(grid[0] * grid[1], device=k_MHTD.device)
-    row_TI = functional.one_hot(cells // grid[1], grid[0])
-    column_TJ = functional.one_hot(cells % grid[1], grid[1])
-    here = torch.cat((row_TI, column_TJ), dim=1).to(k_MHTD.dtype)
+    rows_I, columns_J = (torch.arange(side, device=k_MHTD.device) for side in grid)
+    cells_T1 = torch.arange(k_MHTD.shape[2], device=k_MHTD.device)[:, None]
+    here = torch.cat((cells_T1 // grid[1] == rows_I, cells_T1 % grid[1] == columns_J), dim=1)
     q = torch.cat(
         (q_MHTD * q_MHTD.shape[-1] ** -0.5, by_row.flatten(2, 3), by_column.flatten(2, 3)), dim=-1
     )
-    k = torch.cat((k_MHTD, here.expand(*k_MHTD.shape[:2], -1, -1)), dim=-1)
+    k = torch.cat((k_MHTD, here.to(k_MHTD.dtype).expand(*k_MHTD.shape[:2], -1, -1)), dim=-1)
     return functional.scaled_dot_product_attention(q, k, v_MHTD, scale=1.0)
 
 
