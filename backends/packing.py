@@ -199,16 +199,21 @@ def _shards(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _with_tokenizer(job: Job, folder: Path) -> dict[str, Any]:
-    """The spec, its tokenizer now a file of the artefact."""
-    tokens = job.spec["tokens"]
-    if tokens is None:
-        return dict(job.spec)
-    source = vocabulary_file(tokens["tokenizer"], job.resources)
-    folder.mkdir()
+    """The spec, its tokenizers now files of the artefact."""
+    spec = dict(job.spec)
+    for user in ("tokens", "questions"):
+        if spec.get(user):
+            tokenizer = _kept(spec[user]["tokenizer"], job.resources, folder)
+            spec[user] = spec[user] | {"tokenizer": tokenizer}
+    return spec
+
+
+def _kept(tokenizer: dict[str, Any], resources: Path | None, folder: Path) -> dict[str, Any]:
+    """A tokenizer whose file is a copy in the folder."""
+    source = vocabulary_file(tokenizer, resources)
+    folder.mkdir(exist_ok=True)
     (folder / source.name).write_bytes(source.read_bytes())
-    key = "path" if "path" in tokens["tokenizer"] else "name"
-    here = tokens | {"tokenizer": tokens["tokenizer"] | {key: source.name}}
-    return {**job.spec, "tokens": here}
+    return tokenizer | {"path" if "path" in tokenizer else "name": source.name}
 
 
 def _flush(path: Path) -> None:

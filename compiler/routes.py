@@ -57,8 +57,9 @@ QUESTION = "question"
 
 def is_spoken(recipe: Recipe, source: Selector | Resized) -> TypeGuard[Selector]:
     """Whether a source is what a decoder with queries makes of a text."""
-    given = recipe.adapters.get(source.part)
-    return isinstance(given, QueryDecoder) and isinstance(source, Selector) and len(source.parts) > 1
+    if not isinstance(source, Selector) or len(source.parts) < 2:
+        return False
+    return isinstance(recipe.adapters.get(source.part), QueryDecoder)
 
 
 def is_text(recipe: Recipe, source: Selector | Resized) -> bool:

@@ -442,7 +442,7 @@ def placed(recipe: Recipe, layouts: Iterable[Layout]) -> list[str]:
 
 
 def shown(recipe: Recipe, purpose: Stage | AnyMode) -> list[str]:
-    """The inputs that a stage or a mode takes: those that a layout places, or that a route needs."""
+    """The inputs that a stage or a mode takes: what a layout places, and what a route needs."""
     if isinstance(purpose, Retrieval):
         wanted = {*reach(recipe)[purpose.image.part]}
     elif isinstance(purpose, Features):
@@ -467,7 +467,7 @@ def _seeing(objective: Objective | None) -> list[str]:
 
 
 def route_limits(recipe: Recipe, mode: Retrieval | Features) -> dict[str, Bounds]:
-    """How large the symbols of a mode's methods can be, in one call, where it has its own routes."""
+    """How large the symbols can be, in one call, of a mode that has routes of its own."""
     batch = Bounds(mode.batch.at_least(1), mode.batch.high)
     found = {f"{medium}.pictures": batch for medium in shown(recipe, mode)}
     if isinstance(mode, Retrieval):
