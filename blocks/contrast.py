@@ -88,7 +88,7 @@ class _Gather(Function):
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> Tensor:
         grad_N = grad_N.contiguous()
         distributed.all_reduce(grad_N)
         return grad_N.chunk(distributed.get_world_size())[distributed.get_rank()]

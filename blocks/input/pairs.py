@@ -113,7 +113,7 @@ def _match(
     """
     count = len(pairs)
     own = np.arange(count)
-    others = np.array([_other(pairs, number, chance) for number in own])
+    others = np.array([_other(pairs, number, chance) for number in range(count)])
     match said["negatives"]:
         case "half":
             pictures, first = own, count - count // 2

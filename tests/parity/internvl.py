@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,17 +30,16 @@ class InternVLCase(Case):
     """A case whose model is a shipped recipe in other sizes."""
 
     @property
-    def vision(self) -> Mapping[str, Any]:
+    def vision(self) -> dict[str, Any]:
         """The configuration of the tower."""
-        return self._of("vision_config")
+        vision: dict[str, Any] = self.pooling["vision_config"]
+        return vision
 
     @property
-    def pooling(self) -> Mapping[str, Any]:
-        """The configuration that says how wide pooled vectors are."""
-        return self.config.get("internvl_config", self.config)
-
-    def _of(self, name: str) -> Any:
-        return self.config.get("internvl_config", self.config)[name]
+    def pooling(self) -> dict[str, Any]:
+        """The configuration of InternVL-14B, or of a chat model's part of it."""
+        whole: dict[str, Any] = self.config.get("internvl_config", self.config)
+        return whole
 
     @property
     def side(self) -> int:
@@ -196,7 +195,8 @@ class InternVLCase(Case):
         return "\n".join([*pools, *widths])
 
     def _query_decoder(self) -> str:
-        qllama, outer = self._of("qllama_config"), self.pooling
+        outer = self.pooling
+        qllama = outer["qllama_config"]
         return f"""
         amend adapter qllama {{
           queries     = {outer["num_query_token"]}
@@ -222,7 +222,8 @@ class InternVLCase(Case):
         """Pixels [M, 3, H, W] as what a tower takes, [M, P, row]."""
         side = self.vision["patch_size"]
         cut = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side))
-        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        found: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return found
 
 
 def texts(ids: Tensor, mask: Tensor, route: str) -> dict[str, Tensor]:
