@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -224,6 +224,15 @@ class InternVLCase(Case):
         cut = pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side))
         found: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return found
+
+
+def both(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Iterator[tuple[Tensor, Tensor, str]]:
+    """What we made and the official tensor, by the names that a case has; it must have one."""
+    names = [name for name in wanted if name in found]
+    assert names
+    return ((found[name], wanted[name], name) for name in names)
 
 
 def texts(ids: Tensor, mask: Tensor, route: str) -> dict[str, Tensor]:

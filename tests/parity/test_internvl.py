@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from triptych.blocks.vision.positions import resized
 from triptych.compiler.lower import Lowered
 from triptych.compiler.pipeline import for_inference, for_training
 from triptych.compiler.types import evaluate
 from triptych.tests.parity.golden import Taps, cases
-from triptych.tests.parity.internvl import InternVLCase, texts
+from triptych.tests.parity.internvl import InternVLCase, both, texts
 
 TOWER = 1e-5
 BOUND = 1e-4  # the cases' READMEs; gradients and logits 1e-3 of a value beside it
@@ -32,55 +33,68 @@ def routes(case: InternVLCase, mode: str) -> tuple[Lowered, dict[str, Tensor]]:
 @cases("internvl_vit", InternVLCase)
 def test_tower_and_pool(case, kernels):
     lowered, given = routes(case, "retrieval_c")
-    taps, wanted = Taps(lowered), case.expected
+    taps = Taps(lowered)
     values = lowered.methods["image"].values(given)
-    depth = case.vision["num_hidden_layers"]
-    kernels.check(values["vit.positions"], wanted["hidden_states/0"], "embeddings", TOWER)
-    for layer in range(depth):
-        found = taps.seen[f"vit.blocks.{layer}"][0]
-        kernels.check(found, wanted[f"hidden_states/{layer + 1}"], f"block {layer}", TOWER)
-    kernels.check(
-        taps.seen["vit.blocks.0"][0][:, 1:], wanted["select_layer_-4_no_cls"], "4th", TOWER
-    )
-    last = values["vit.blocks"]
-    kernels.check(last[:, 0], wanted["pooler_output"], "class token", TOWER)
-    mean = torch.cat((last[:, 0], last[:, 1:].mean(1)), dim=1)
-    kernels.check(mean, wanted["cls_patch_concat"], "probe", TOWER)
-    kernels.check(values["pool"], wanted["clip_projector_out"], "pool", TOWER)
+    blocks = [taps.seen[f"vit.blocks.{n}"][0] for n in range(case.vision["num_hidden_layers"])]
+    states, last = [values["vit.positions"], *blocks], values["vit.blocks"]
+    inner = {
+        f"hook/encoder.layers.{n}.{part}": taps.seen[f"vit.blocks.{n}.{part}"][0]
+        for n in range(len(blocks))
+        for part in ("norm1", "attn", "mlp")
+    }
+    found = inner | {
+        "hook/embeddings": states[0],
+        "pooler_output": last[:, 0],
+        "cls_patch_concat": torch.cat((last[:, 0], last[:, 1:].mean(1)), dim=1),
+        "clip_projector_out": values["pool"],
+    }
+    found |= {f"hidden_states/{number}": state for number, state in enumerate(states)}
+    found |= {f"select_layer_-{n}_no_cls": states[-n][:, 1:] for n in range(1, len(states) + 1)}
+    for ours, official, name in both(found, case.expected):
+        kernels.check(ours, official, name, TOWER)
 
 
 @cases("internvl_vit", InternVLCase)
 def test_tower_at_another_size(case, kernels):
     """The table stays as it is, and is resized in the forward."""
-    recipe = case.resized(24)
-    program = for_inference(recipe, "features")
-    lowered = case.filled(program, recipe)
-    found = lowered.methods["image"](
-        {"image.patches": case.patches(case.inputs["pixel_values_24px"])}
-    )
-    kernels.check(found["image"], case.expected["last_hidden_state_24px"], "last block", TOWER)
+    for name in case.inputs.keys() - {"pixel_values"}:
+        pixels, size = case.inputs[name], name.removeprefix("pixel_values")
+        recipe = case.resized(pixels.shape[-1])
+        lowered = case.filled(for_inference(recipe, "features"), recipe)
+        positions = lowered.module.get_submodule("vit.positions")
+        found = {
+            f"last_hidden_state{size}": lowered.methods["image"](
+                {"image.patches": case.patches(pixels)}
+            )["image"],
+            f"resized_position_embedding{size}": resized(
+                positions.table, positions.sizes, positions.grid
+            ).detach(),
+        }
+        for ours, official, kind in both(found, case.expected):
+            kernels.check(ours, official, kind, TOWER)
 
 
-@cases("internvl_c", InternVLCase, where=lambda case: "text_hidden" in case.expected)
+@cases("internvl_c", InternVLCase, where=lambda case: "clip_embed_dim" in case.config)
 def test_contrastive(case, kernels):
     lowered, given = routes(case, "retrieval_c")
     ids, wanted, taps = case.inputs["input_ids"], case.expected, Taps(lowered)
     mask = ids > 0
     image = lowered.methods["image"].values(given)
     text = lowered.methods["text"].values(texts(ids, mask, "text"))
-    kernels.check(image["pool"], wanted["image_features"], "image", BOUND)
-    kernels.check(text["sentence"], wanted["text_features"], "text", BOUND)
-    kernels.check(text["qllama.norm"][mask], wanted["text_hidden"][mask], "hidden", BOUND)
-    for name, tensor in wanted.items():
-        _, found, layer = name.partition("hook_text/qllama.model.layers.")
-        if found:
-            made = taps.seen[f"qllama.blocks.{layer}"][0]
-            kernels.check(made[mask], tensor[mask], name, BOUND)
+    pooled = {"image_features": image["pool"], "text_features": text["sentence"]}
+    for ours, official, name in both(pooled, wanted):
+        kernels.check(ours, official, name, BOUND)
+    states = {"text_hidden": text["qllama.norm"]} | {
+        f"hook_text/qllama.model.layers.{n}": taps.seen[f"qllama.blocks.{n}"][0]
+        for n in range(case.config["qllama_config"]["num_hidden_layers"])
+    }
+    for ours, official, name in both(states, wanted):
+        kernels.check(ours[mask], official[mask], name, BOUND)
     logits = lowered.methods["logits"]({"image": image["unit.image"], "text": text["unit.text"]})[
         "logits"
     ]
-    near(logits, wanted["logits_per_image"], "logits")
-    near(logits.T, wanted["logits_per_text"], "logits of texts")
+    for compared in both({"logits_per_image": logits, "logits_per_text": logits.T}, wanted):
+        near(*compared)
 
 
 @cases("internvl_g", InternVLCase)
@@ -88,10 +102,6 @@ def test_generative(case, kernels):
     lowered, given = routes(case, "retrieval_g")
     ids, wanted, taps = case.inputs["input_ids"], case.expected, Taps(lowered)
     image = lowered.methods["image"].values(given)
-    near(image["qllama.norm"], wanted["query_hidden"], "queries")
-    near(image["pool"], wanted["backbone_feature"], "backbone")
-    near(image["query_pool"], wanted["query_feature"], "query feature")
-    near(image["both"], wanted["image_features"], "sum")
     names = {"self_attn": "attn", "cross_attn": "cross"}
     for name, tensor in wanted.items():
         _, found, path = name.partition("hook_image/qllama.model.layers.")
@@ -100,12 +110,20 @@ def test_generative(case, kernels):
             module = f"qllama.blocks.{layer}.{names[inner]}" if inner else f"qllama.blocks.{layer}"
             near(taps.seen[module][0], tensor, name)
     text = lowered.methods["text"].values(texts(ids, ids > 0, "text"))
-    near(text["sentence"], wanted["text_features"], "text")
     logits = lowered.methods["logits"]({"image": image["unit.image"], "text": text["unit.text"]})[
         "logits"
     ]
-    near(logits, wanted["logits_per_image"], "logits")
-    near(logits.T, wanted["logits_per_text"], "logits of texts")
+    made = {
+        "query_hidden": image["qllama.norm"],
+        "backbone_feature": image["pool"],
+        "query_feature": image["query_pool"],
+        "image_features": image["both"],
+        "text_features": text["sentence"],
+        "logits_per_image": logits,
+        "logits_per_text": logits.T,
+    }
+    for compared in both(made, wanted):
+        near(*compared)
 
 
 @cases("internvl_g", InternVLCase)
@@ -120,13 +138,8 @@ def test_caption(case, kernels, padding):
     prompts = batches.prompt_batch(
         case.captions(ids), length=case.pooling["num_query_token"] + ids.shape[1] + padding
     )
-    caches = {
-        name: torch.zeros(
-            [evaluate(size, {"batch": len(ids), "slots": 128}) for size in feed.sizes]
-        )
-        for name, feed in lowered.methods["decode"].signature.items()
-        if name.startswith("cache.")
-    }
+    greedy = wanted["caption/greedy_ids"]
+    caches = case.caches(lowered, len(ids), prompts.length + greedy.shape[1])
     seen = lowered.methods["vision_image"]({"image.patches": patches})
     (features,) = lowered.methods["project"](seen).values()
     values = lowered.methods["prefill"].values(
@@ -134,15 +147,15 @@ def test_caption(case, kernels, padding):
     )
     head = lowered.module.get_parameter("qllama.head.weight")
     logits = values["qllama.norm"][:, -ids.shape[1] :] @ head.T
-    near(logits, wanted["caption/prefill_logits"], "prefill")
-    near(values["qllama.head"], wanted["caption/step_logits"][:, 0], "step 0")
-    greedy = wanted["caption/greedy_ids"]
+    scores = [values["qllama.head"]]
     for step in range(1, greedy.shape[1]):
         slot = prompts.length + step - 1
         inputs = batches.next_inputs(prompts, greedy[:, step - 1], slot)
-        (scores,) = lowered.methods["decode"](inputs | caches).values()
-        near(scores, wanted["caption/step_logits"][:, step], f"step {step}")
-        assert torch.equal(scores.argmax(-1), greedy[:, step])
+        scores += lowered.methods["decode"](inputs | caches).values()
+    steps = torch.stack(scores, dim=1)
+    assert torch.equal(steps.argmax(-1), greedy)
+    for compared in both({"caption/prefill_logits": logits, "caption/step_logits": steps}, wanted):
+        near(*compared)
 
 
 def gradients(lowered: Lowered, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,8 +189,10 @@ def check_gradients(case, lowered, values, prefix):
     found = gradients(lowered, values)
     for name, official in case.gradients(case.contrastive, prefix):
         near(found[name], official, name)
-    norm = torch.stack([gradient.square().sum() for gradient in found.values()]).sum().sqrt()
-    near(norm[None], case.expected[f"{prefix}grad_norm_all_trainable"], "norm of the gradient")
+    name = f"{prefix}grad_norm_all_trainable"
+    if name in case.expected:
+        norm = torch.stack([gradient.square().sum() for gradient in found.values()]).sum().sqrt()
+        near(norm[None], case.expected[name], name)
 
 
 @cases("internvl_stage2", InternVLCase)
@@ -208,15 +223,18 @@ def test_generative_stage(case, kernels):
     }
     patches = {"image.patches": case.patches(inputs["pixel_values"])}
     values = step(case, lowered, patches | itc | itm | itg)
-    for name in ("itc", "itm", "itg"):
-        near(values[f"loss.{name}"][None], wanted[f"loss_{name}"], name)
-    near(values["loss"][None], wanted["loss"], "loss")
+    parts = {f"loss_{name}": values[f"loss.{name}"][None] for name in ("itc", "itm", "itg")}
+    for compared in both(parts | {"loss": values["loss"][None]}, wanted):
+        near(*compared)
     check_gradients(case, lowered, values, "")
     text = for_inference(case.contrastive, "retrieval_c")
     spoken = case.filled(text, case.contrastive).methods["text"]
     mask = inputs["summarize_attention_mask"].bool()
     hidden = spoken.values(texts(inputs["summarize_input_ids"], mask, "text"))["qllama.norm"]
-    near(hidden[mask], wanted["qllama_hidden_itc_text"][mask], "text of the contrastive third")
+    for prefix in ("", "retrieval/"):
+        name = f"{prefix}qllama_hidden_itc_text"
+        if name in wanted:
+            near(hidden[mask], wanted[name][mask], name)
 
 
 @cases("internvl_stage2", InternVLCase)
@@ -242,13 +260,17 @@ def test_retrieval_stage(case, kernels):
     }
     patches = {"image.patches": case.patches(inputs["pixel_values"])}
     values = step(case, lowered, patches | itc | itm)
-    near(values["loss.itc_both"][None], wanted["retrieval/loss_itc"], "itc")
-    near(values["loss.itm_both"][None], wanted["retrieval/loss_itm"], "itm")
-    near(values["loss"][None], wanted["retrieval/loss"], "loss")
+    losses = {
+        "retrieval/loss_itc": values["loss.itc_both"][None],
+        "retrieval/loss_itm": values["loss.itm_both"][None],
+        "retrieval/loss": values["loss"][None],
+    }
+    for compared in both(losses, wanted):
+        near(*compared)
     check_gradients(case, lowered, values, "retrieval/")
 
 
-@cases("internvl_stage2", InternVLCase)
+@cases("internvl_stage2", InternVLCase, where=lambda case: "stage1_clip_loss" in case.expected)
 def test_contrastive_stage(case, kernels):
     """The loss that the paper names for stage 1, on the rows that have a text."""
     program = for_training(case.contrastive, "contrastive")
@@ -286,6 +308,8 @@ def test_masks(case):
         ("attention_visible", ((joint[0], itm[0]), (apart, itc), (prefix, itg))),
         ("retrieval/attention_visible", ((joint[0], itm[0]), (joint[1], itm[1]), (apart, itc))),
     ):
+        if wanted not in case.expected:
+            continue
         for official, (mask, real) in zip(case.expected[wanted], found, strict=True):
             rows = torch.cat((torch.ones(queries, dtype=torch.bool), real.bool()))
             assert torch.equal(mask[rows], official.bool()[rows])
