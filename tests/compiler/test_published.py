@@ -214,6 +214,48 @@ QWEN_VL = {
     "transformer.visual.proj": (4096, 4096),
 }
 
+
+def crossing(front):
+    """The cross-attention of every second layer of QLLaMA."""
+    layer = f"{front}layers.{{0..30..2}}.cross_attn."
+    return {
+        f"{layer}{{q,o}}_proj.weight": (4096, 4096),
+        f"{layer}{{k,v}}_proj.weight": (4096, 3200),
+        f"{layer}norm1.weight": (4096,),
+        f"{layer}norm2.weight": (3200,),
+    }
+
+
+def chat_alone(layers, width, ffn):
+    """InternVL-Chat without QLLaMA: the tower up to the layer that is read."""
+    return {
+        **intern_vit("model.vision_tower.vision_tower.", 45, 24, 3200, 12800, plain=False),
+        "model.mm_projector.0.weight": (width, 3200),
+        "model.mm_projector.2.weight": (width, width),
+        "model.mm_projector.{0,2}.bias": (width,),
+        **llama("model.", "lm_head.", layers, width, ffn, 32000),
+    }
+
+
+def chat_with_queries(layers, width, ffn):
+    """InternVL-Chat with QLLaMA, which reads and does not write."""
+    qllama = llama("internvl.qllama.model.", "head.", 32, 4096, 11008, 49954)
+    del qllama["head.weight"]
+    return {
+        **intern_vit("internvl.vision_model.", 48, 16, 3200, 12800, plain=False),
+        **qllama,
+        **crossing("internvl.qllama.model."),
+        "internvl.query_tokens": (1, 96, 4096),
+        "mlp1.0.{weight,bias}": (3200,),
+        "mlp1.1.weight": (width, 3200),
+        "mlp2.0.{weight,bias}": (4096,),
+        "mlp2.1.weight": (width, 4096),
+        "mlp{1,2}.{1,3}.bias": (width,),
+        "mlp{1,2}.3.weight": (width, width),
+        **llama("language_model.model.", "language_model.lm_head.", layers, width, ffn, 32006),
+    }
+
+
 HIGH, LOW = (f"vision_model.vision_tower_{kind}.vision_tower." for kind in ("high", "low"))
 TEXT = ("language_model.model.", "language_model.lm_head.")
 
@@ -224,10 +266,7 @@ SHEETS = {
     "internvl_14b": {
         **intern_vit("vision_model.", 48, 16, 3200, 12800, plain=False),
         **llama("qllama.model.", "qllama.lm_head.", 32, 4096, 11008, 49954),
-        "qllama.model.layers.{0..30..2}.cross_attn.{q,o}_proj.weight": (4096, 4096),
-        "qllama.model.layers.{0..30..2}.cross_attn.{k,v}_proj.weight": (4096, 3200),
-        "qllama.model.layers.{0..30..2}.cross_attn.norm1.weight": (4096,),
-        "qllama.model.layers.{0..30..2}.cross_attn.norm2.weight": (3200,),
+        **crossing("qllama.model."),
         "query_tokens": (1, 96, 4096),
         "text_projection": (4096, 768),
         "logit_scale": (),
@@ -236,6 +275,10 @@ SHEETS = {
         **attention_pool("clip_projector.", 3200),
         **attention_pool("clip_projector2.", 4096),
     },
+    "internvl_chat_7b": chat_alone(32, 4096, 11008),
+    "internvl_chat_13b": chat_alone(40, 5120, 13824),
+    "internvl_chat_qllama_7b": chat_with_queries(32, 4096, 11008),
+    "internvl_chat_qllama_13b": chat_with_queries(40, 5120, 13824),
     "deepseek_vl_1_3b": {
         **siglip("vision_model.vision_tower."),
         "aligner.layers.0.weight": (2048, 1024),
@@ -275,6 +318,14 @@ TOTALS = {
     "minigpt4_13b": (None, 985_894_528 + 2_816 + 105_137_664 + 24_576 + 3_937_280 + 13_015_864_320),
     "qwen_vl_7b": (853, 9_656_935_168),
     "internvl_14b": (None, 13_834_975_747),
+    "internvl_chat_7b": (
+        None,
+        5_902_793_600 - 3 * 122_918_400 + 29_892_608 + 6_738_415_616 + (577 - 257) * 3200,
+    ),
+    "internvl_chat_13b": (
+        None,
+        5_902_793_600 - 3 * 122_918_400 + 42_608_640 + 13_015_864_320 + (577 - 257) * 3200,
+    ),
     "deepseek_vl_1_3b": (None, 1_975_235_584 - 12_595_200),
     "deepseek_vl_7b": (None, 7_343_990_017 - 12_595_200 - 4_096),
     "internvl_1_5_26b": (934, 25_514_186_112),
@@ -292,6 +343,8 @@ UNUSED = {
         "Qformer.bert.embeddings.position_ids",
         "llama_model.model.layers.31.self_attn.rotary_emb.inv_freq",
     ],
+    "internvl_chat_7b": ["model.vision_tower.vision_tower.encoder.layers.47.norm1.weight"],
+    "internvl_chat_qllama_7b": ["internvl.qllama.lm_head.weight"],
     "deepseek_vl_1_3b": ["vision_model.vision_tower.attn_pool.mlp.fc1.weight"],
     "deepseek_vl_7b": [
         f"{LOW}attn_pool.latent",
