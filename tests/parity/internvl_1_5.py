@@ -112,7 +112,8 @@ class InternVL15Case(Case):
 
     def _factor(self) -> int:
         """The side of a window that becomes one token; a tower alone need not fall into any."""
-        return round(1 / self.config.get("downsample_ratio", 1))
+        ratio: float = self.config.get("downsample_ratio", 1)
+        return round(1 / ratio)
 
     def _lm(self) -> str:
         if "llm" not in self.config:
