@@ -68,7 +68,7 @@ def test_the_closed_form_is_the_official_rule(name):
 def test_a_picture_of_qwen_vl_takes_258_tokens_with_its_tags():
     recipe = load_recipe("qwen_vl_7b")
     for size in ((640, 480), (10, 3000), (448, 448)):
-        tagged = counted(recipe, recipe.layouts["caption"], "image", size).tagged
+        tagged = counted(recipe, recipe.layouts["describe"], "image", size).tagged
         assert (tagged.least, tagged.most) == (258, 258)
 
 
