@@ -61,7 +61,9 @@ class Samples:
         if self._crops and (example.boxes or (example.regions and self._scores_regions)):
             raise ValueError("its boxes would not be where they were in a random crop")
         layouts = self._layouts.get(example.kind)
-        turns = as_pair(example.turns) if self._in_pairs(layouts) else example.turns
+        turns = example.turns
+        if self._in_pairs(layouts):
+            turns = as_pair(turns, asked=self._asks(layouts))
         sample = self.processor.sample(
             turns,
             example.regions if self._scores_regions else (),
@@ -86,6 +88,12 @@ class Samples:
         """Whether the first layout that can take a picture with an answer takes them as one."""
         chosen = (rules for name, rules in self._rules.items() if not layouts or name in layouts)
         return next((PAIR in one for one in chosen if PAIR in one or "user" in one), False)
+
+    def _asks(self, layouts: Collection[str] | None) -> bool:
+        """Whether a layout has a place for what is asked."""
+        return any(
+            "user" in rules for name, rules in self._rules.items() if not layouts or name in layouts
+        )
 
     def _change(self, example: Example) -> Change:
         """What becomes of the pictures of an example, one after another."""
@@ -132,14 +140,16 @@ class PairSamples(Samples):
         return [{name: tensor.to(self._device) for name, tensor in inputs.items()}]
 
 
-def as_pair(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """One picture or clip and the answer to it as one whole; other dialogues as they are."""
+def as_pair(turns: Sequence[Turn], *, asked: bool = True) -> Sequence[Turn]:
+    """One picture or clip and the answer to it as one whole; other dialogues as they are.
+
+    Where no layout has a place for what is `asked`, it is left out, as LLaVA's `plain` does.
+    """
     match turns:
-        case [
-            Turn(role="user", parts=(Attachment() as shown,)),
-            Turn(role="assistant", parts=(str(text),)),
-        ]:
-            return [Turn(PAIR, (shown, text))]
+        case [Turn(role="user", parts=parts), Turn(role="assistant", parts=(str(text),))]:
+            shown = [part for part in parts if isinstance(part, Attachment)]
+            if len(shown) == 1 and (not asked or len(parts) == 1):
+                return [Turn(PAIR, (shown[0], text))]
     return turns
 
 

@@ -135,6 +135,7 @@ class Builder:
         self._reach = reach(recipe)
         self.route: Route | None = None
         self.routes: dict[str, Route] = {}
+        self.losses: dict[str, str] = {}
         self._built: dict[tuple[str, str, str], str] = {}
         self._taps: dict[tuple[str, str], Mapping[int, str]] = {}
         self._names: set[str] = set()

@@ -282,6 +282,7 @@ def _hard(builder: Builder, name: str, by: str, medium: str, pairs: Size) -> Rou
     """Each text with its own picture, with another picture, and each picture with another text."""
     told = builder.recipe.objectives[by]
     assert isinstance(told, Contrastive)
+    add_objective(builder, by)
     plain = fed(builder, name, pairs)
     builder.route = builder.routes[by]
     given = (
@@ -326,13 +327,17 @@ def _paired(builder: Builder, source: Selector) -> tuple[str, Size]:
 
 def add_objective(builder: Builder, name: str) -> str:
     """The loss of an objective that has routes of its own; its node."""
+    if name in builder.losses:
+        return builder.losses[name]
     objective = builder.recipe.objectives[name]
     if isinstance(objective, Contrastive):
-        return contrast(builder, name, objective)
-    if isinstance(objective, Matching):
-        return match(builder, name, objective)
-    assert isinstance(objective, Captioning)
-    return caption(builder, name, objective)
+        builder.losses[name] = contrast(builder, name, objective)
+    elif isinstance(objective, Matching):
+        builder.losses[name] = match(builder, name, objective)
+    else:
+        assert isinstance(objective, Captioning)
+        builder.losses[name] = caption(builder, name, objective)
+    return builder.losses[name]
 
 
 # Modes -------------------------------------------------------------------------------------------
