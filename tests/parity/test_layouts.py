@@ -59,10 +59,10 @@ class Written:
     def prompt(self, name, *messages):
         return tokenised(self.layout(name).prompt(messages), self.tokenizer)[0]
 
-    def learnt(self, name, *messages):
+    def learnt(self, name, *messages, lot=0):
         """Ids and labels of a whole dialogue."""
         layout = self.layout(name)
-        ids, learns, _ = tokenised(layout.render(messages), self.tokenizer, layout.longest)
+        ids, learns, _ = tokenised(layout.render(messages, lot), self.tokenizer, layout.longest)
         labels = [id if yes else IGNORED for id, yes in zip(ids, learns, strict=True)]
         return ids, labels
 
@@ -103,6 +103,14 @@ def minigpt4(case):
     return Written(recipe, resources=case.folder)
 
 
+def lot(case, written):
+    """The lot that picks the prompt of the case among the four."""
+    prompt, shown = case.config["train"]["stage2"]["prompt"], said("pair", picture(proj=1), "")
+    layout = written.layout("describe")
+    pages = [written.page(layout.render([shown], one)).replace("*1", "") for one in range(4)]
+    return next(one for one, page in enumerate(pages) if prompt in page)
+
+
 @cases("minigpt4_full")
 def test_minigpt4_answers_and_their_labels(case, minigpt4):
     train, queries = case.config["train"], case.config["qformer"]["num_query_tokens"]
@@ -110,7 +118,8 @@ def test_minigpt4_answers_and_their_labels(case, minigpt4):
         assert minigpt4.layout(name).stop_texts == (train[stage]["end_sym"],)
         labels = case.expected[f"{stage}/labels"].tolist()
         for answer, expected in zip(train[stage]["answers"], labels, strict=True):
-            _, found = minigpt4.learnt(name, said("pair", picture(proj=queries), answer))
+            pair = said("pair", picture(proj=queries), answer)
+            _, found = minigpt4.learnt(name, pair, lot=lot(case, minigpt4))
             assert found == expected[: len(found)]
             assert set(expected[len(found) :]) <= {IGNORED}
 
@@ -118,7 +127,7 @@ def test_minigpt4_answers_and_their_labels(case, minigpt4):
 @cases("minigpt4_full")
 def test_minigpt4_prompts(case, minigpt4):
     shown = picture(proj=1)
-    ids, _ = minigpt4.learnt("describe", said("pair", shown, ""))
+    ids, _ = minigpt4.learnt("describe", said("pair", shown, ""), lot=lot(case, minigpt4))
     place = ids.index(0)
     assert ids[1:place] == case.inputs["stage2/prompt_ids_0"].tolist()
     expected = case.inputs["stage2/prompt_ids_1"].tolist()
