@@ -80,20 +80,22 @@ def engine_limits(
 ) -> dict[str, Limit]:
     """The limits that engines are built for: a cache of one size, so many sequences at a time.
 
-    A call of a tower takes the patches of the largest picture or frame: attention is masked there,
-    and the mask grows with their square. The session cuts what is more between pictures.
+    A call of a tower takes the largest picture or frame, with all its tiles: attention over packed
+    rows is masked there, and the mask grows with their square. The session cuts what is more
+    between pictures.
     """
-    slots = slots or limits["slots"].high
+    found = dict(limits)
     for name, size in (("batch", batch), ("slots", slots)):
+        if name not in limits:
+            continue
+        size = size or limits[name].high
         if size not in limits[name]:
             raise BackendError(f"{name} {size} is outside what the mode allows: {limits[name]}")
-    found = dict(limits) | {"batch": Limit(batch, batch), "slots": Limit(slots, slots)}
-    largest = {f"{name}.patches": _largest(given["size"]) for name, given in spec["inputs"].items()}
-    if largest:
-        largest["patches"] = max(largest.values())
-    for name, patches in largest.items():
-        limit = limits[name]
-        found[name] = replace(limit, high=max(limit.low, min(limit.high, patches)))
+        found[name] = Limit(size, size)
+    for name, most in _largest(spec["inputs"]).items():
+        if name in limits:
+            limit = limits[name]
+            found[name] = replace(limit, high=max(limit.low, min(limit.high, most)))
     if "features" in limits:
         found["features"] = replace(
             limits["features"], high=max(limits["features"].low, batch * limits["length"].high)
@@ -101,9 +103,22 @@ def engine_limits(
     return found
 
 
-def _largest(size: Mapping[str, Any]) -> int:
-    patches: int = size["most"] * (size["multiple"] // size["patch"]) ** 2
-    return patches
+def _largest(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """What the largest picture takes, by the names of sizes: of each input, and of all."""
+    found: dict[str, int] = {}
+    for medium, given in inputs.items():
+        size = given["size"]
+        for view, seen in given["views"].items():
+            if seen["dense"]:
+                tiles = size["high"] + size["thumbnail"] if size["call"] == "tiles" else 1
+                found[f"{medium}.pictures"] = tiles
+            else:
+                side = size["multiple"] // seen["patch"]
+                found[f"{view}.patches"] = size["most"] * side**2
+    for kind in ("patches", "pictures"):
+        own = [most for name, most in found.items() if name.endswith(f".{kind}")]
+        found |= {kind: max(own)} if own else {}
+    return found
 
 
 def settings(dtype: torch.dtype, folder: Path) -> dict[str, Any]:

@@ -53,7 +53,9 @@ def resized(table_1TW: Tensor, sizes: tuple[int, int], grid: tuple[int, int]) ->
     if sizes == grid:
         return table_1TW
     before = table_1TW.shape[1] - sizes[0] * sizes[1]
-    table_1WRC = table_1TW[:, before:].mT.unflatten(2, sizes).float()
+    if before:
+        patches_1PW = resized(table_1TW[:, before:], sizes, grid)
+        return torch.cat((table_1TW[:, :before], patches_1PW), dim=1)
+    table_1WRC = table_1TW.mT.unflatten(2, sizes).float()
     table_1WRC = functional.interpolate(table_1WRC, grid, mode="bicubic", align_corners=False)
-    patches_1PW = table_1WRC.flatten(2).mT.to(table_1TW.dtype)
-    return torch.cat((table_1TW[:, :before], patches_1PW), dim=1)
+    return table_1WRC.flatten(2).mT.to(table_1TW.dtype)
