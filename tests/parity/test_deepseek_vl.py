@@ -99,13 +99,15 @@ def test_the_tower_at_high_resolution_and_its_neck(case, kernels):
         kernels.check(found[name], expected, name)
 
 
-@train_cases
-def test_loss_and_gradients_of_the_first_stage(case, kernels):
+def stage_one(case, dtype):
+    """The loss of the first stage, and the gradients by their published names."""
     program = for_training(case.recipe, "adaptor")
     lowered = case.lower(program, case.recipe)
+    lowered.module.to(dtype)
     pixels = case.inputs["pixel_values"].flatten(0, 1)
     batch = case.batches(program).train_batch([[sample] for sample in case.samples()])
     batch |= case.views(case.shown(pixels))
+    batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
     lowered.module.requires_grad_(False)
     trained = {name: lowered.module.get_parameter(name) for name in program.trained}
     for parameter in trained.values():
@@ -114,14 +116,25 @@ def test_loss_and_gradients_of_the_first_stage(case, kernels):
         batch |= lowered.methods["prefix"](batch)
     loss = lowered.methods["step"](batch)["loss"]
     loss.backward()
-    kernels.check(loss.detach(), case.expected["loss"][0], "loss")
     grads = {name: parameter.grad for name, parameter in trained.items()}
-    found = dict(as_published(case.recipe, grads))
+    return loss.detach(), dict(as_published(case.recipe, grads))
+
+
+@train_cases
+def test_loss_and_gradients_of_the_first_stage(case, kernels):
+    """The official gradients are float32 themselves: here they are up to 2e-6 from exact ones, so
+    that ours, which are nearer, are held to the bound beside what the official rounding was."""
+    loss, found = stage_one(case, torch.float32)
+    _, exact = stage_one(case, torch.float64)
+    kernels.check(loss, case.expected["loss"][0], "loss")
     unused = set(case.config["trainable_but_unused"])
     assert found.keys() == set(case.config["trainable"]) - unused
     for name, expected in case.expected.items():
         if name.startswith("grad."):
-            kernels.check(found[name.removeprefix("grad.")], expected, name)
+            published = name.removeprefix("grad.")
+            rounded = (expected - exact[published]).abs().max().item()
+            assert rounded <= 5e-6 * max(1.0, expected.abs().max().item()), name
+            kernels.check(found[published], expected, name, kernels.gradient + rounded)
 
 
 # Numbers in each part, by the fact sheet; SigLIP without its pooling head.

@@ -113,7 +113,7 @@ def test_loss_logits_and_gradients(case, part, kernels):
         and ".grad." in name
     }
     for name, tensor in wanted.items():
-        kernels.check(found[name], tensor, name)
+        kernels.check(found[name], tensor, name, kernels.gradient)
     table = found.get("language_model.model.tok_embeddings.weight")
     if table is not None:
         assert table[case.config["special_ids"]["img_context"]].eq(0).all()
