@@ -33,6 +33,7 @@ from .passes.tie_weights import TieWeights
 from .proofs.assertions import prove_assertions
 from .proofs.context import prove_context
 from .proofs.layouts import prove_layouts
+from .proofs.routes import prove_routes
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
 from .spec import feed_spec
@@ -156,6 +157,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_shapes,
     prove_context,
     prove_layouts,
+    prove_routes,
     prove_stages,
     prove_weights,
     prove_assertions,

@@ -78,6 +78,7 @@ CODES: dict[str, str] = {
     "F611": "a kind of data that the mixture lacks, or that has no layout",
     "F612": "a setting that goes by blocks, of a part without them",
     "F613": "tokens that a stage leaves out, and that something needs",
+    "F614": "objectives that a stage cannot minimise together, or that lack one another",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",
