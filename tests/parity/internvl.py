@@ -132,10 +132,14 @@ class InternVLCase(Case):
         }}"""
 
     def _own_sizes(self) -> str:
-        """The sizes of pictures that stages and modes bring, in place of the published ones."""
+        """The sizes of pictures that stages and modes bring, in place of the published ones.
+
+        No patch is left out: the cases have all of them.
+        """
         purposes = ("stage contrastive", "stage retrieval", "mode features")
         square = f"resize = square({self.side}px)"
-        return "\n".join(f"amend {purpose} {{ {square} }}" for purpose in purposes)
+        sizes = [f"amend {purpose} {{ {square} }}" for purpose in purposes]
+        return "\n".join([*sizes, "amend stage contrastive { drop drop_tokens }"])
 
     def _decoder(self) -> str:
         lm = self.config["llm_config"]

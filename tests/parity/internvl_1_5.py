@@ -119,6 +119,8 @@ class InternVL15Case(Case):
         if "llm" not in self.config:
             return "depth = 1 width = 8 heads = 1 kv_heads = 1 ffn = 8"
         llm = self.config["llm"]
+        given, most = llm["rope_scaling"], llm["max_position_embeddings"]
+        scaling = f", scaling: dynamic(factor: {given['factor']}, from: {most}tok)" if given else ""
         return f"""
             depth    = {llm["num_hidden_layers"]}
             width    = {llm["hidden_size"]}
@@ -127,7 +129,7 @@ class InternVL15Case(Case):
             ffn      = {llm["intermediate_size"]}
             vocab    = {llm["vocab_size"]}
             norm     = rmsnorm(eps: {llm["rms_norm_eps"]})
-            pos      = rope(theta: {llm["rope_theta"]})
+            pos      = rope(theta: {llm["rope_theta"]}{scaling})
             tied     = {str(llm["tie_word_embeddings"]).lower()}
         """
 

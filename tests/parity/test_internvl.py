@@ -273,7 +273,7 @@ def test_retrieval_stage(case, kernels):
 @cases("internvl_stage2", InternVLCase, where=lambda case: "stage1_clip_loss" in case.expected)
 def test_contrastive_stage(case, kernels):
     """The loss that the paper names for stage 1, on the rows that have a text."""
-    program = for_training(case.contrastive, "contrastive")
+    program = for_training(case.contrastive, "contrastive_224")
     lowered = case.filled(program, case.contrastive)
     inputs = case.inputs
     last = inputs["summarize_attention_mask"].sum(1) - 1
