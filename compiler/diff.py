@@ -217,7 +217,7 @@ def _part(part: PartModel) -> str:
     """A part in a line: its type, and what it takes and yields."""
     settings = _flat(part)
     told = [f"{name}: {settings[name]}" for name in _TELLING if name in settings]
-    return f"{type(part).__name__}({', '.join(told)})"
+    return f"{type(part).model_fields['type'].default}({', '.join(told)})"
 
 
 _TELLING = ("in", "queries", "window", "factor", "depth", "width", "hidden", "out")
