@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .backends.generation import Session
+    from .backends.embedding import AnySession
     from .compiler.diff import Difference
     from .dsl.recipe import Recipe
 
@@ -44,7 +44,7 @@ def compile(
     weights: Path | int,
     backend: str = "eager",
     mode: str | None = None,
-) -> Session:
+) -> AnySession:
     """From a recipe to a session that answers: the whole way in one place.
 
     `weights` is where they lie (a run of `train`, a `.safetensors` file, a folder of published
@@ -52,16 +52,15 @@ def compile(
     when this machine lacks what the backend needs, WeightsError when the weights do not fit.
     """
     from .backends import able
-    from .backends.generation import Session
+    from .backends.embedding import session_of
     from .backends.job import job_from
-    from .blocks.input.processor import Processor
 
     maker = able(backend)
     work = job_from(recipe, mode or next(iter(recipe.modes)), weights)
-    return Session(maker.compile(work), Processor(work.spec, work.resources), work.spec)
+    return session_of(maker.compile(work), work.resources, work.spec)
 
 
-def load(artefact: Path | str) -> Session:
+def load(artefact: Path | str) -> AnySession:
     """A session of what `triptych compile` wrote; needs neither the recipe nor the compiler.
 
     ArtefactError when a file is not what the manifest says, or this machine cannot run it.

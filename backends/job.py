@@ -13,6 +13,7 @@ import torch
 
 from ..compiler.graph import Program
 from ..compiler.lower import Lowered, MethodModule, lower
+from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
 from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
@@ -61,9 +62,12 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """A bound of ids that every vocabulary row below it has."""
-        specials = self.spec["tokens"]["specials"].values() if self.spec["tokens"] else ()
-        return 1 + max((int(token["id"]) for token in specials), default=0)
+        """A bound of ids: every table of embeddings has a row for each below it."""
+        graphs = self.lowered.program.methods.values()
+        return min(
+            (node.op.vocab for graph in graphs for node in graph if isinstance(node.op, Embed)),
+            default=1,
+        )
 
     @property
     def digest(self) -> str:

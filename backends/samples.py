@@ -61,7 +61,7 @@ class Samples:
         if self._crops and (example.boxes or (example.regions and self._scores_regions)):
             raise ValueError("its boxes would not be where they were in a random crop")
         layouts = self._layouts.get(example.kind)
-        turns = example.turns
+        turns: Sequence[Turn] = example.turns
         if self._in_pairs(layouts):
             turns = as_pair(turns, asked=self._asks(layouts))
         sample = self.processor.sample(

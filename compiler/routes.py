@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from ..dsl.recipe import (
     AttentionPool,
@@ -55,7 +55,7 @@ QUESTION = "question"
 """The route of what a user asks, for parts that read it before the language model does."""
 
 
-def is_spoken(recipe: Recipe, source: Selector | Resized) -> TypeGuard[Selector]:
+def is_spoken(recipe: Recipe, source: Selector | Resized) -> bool:
     """Whether a source is what a decoder with queries makes of a text."""
     if not isinstance(source, Selector) or len(source.parts) < 2:
         return False
@@ -64,7 +64,9 @@ def is_spoken(recipe: Recipe, source: Selector | Resized) -> TypeGuard[Selector]
 
 def is_text(recipe: Recipe, source: Selector | Resized) -> bool:
     """Whether a source is made of text alone."""
-    return is_spoken(recipe, source) and source.parts[1].name == "text"
+    if not isinstance(source, Selector) or not is_spoken(recipe, source):
+        return False
+    return source.parts[1].name == "text"
 
 
 def reads(recipe: Recipe, name: str) -> bool:

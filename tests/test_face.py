@@ -7,6 +7,8 @@ import doctest
 import pytest
 
 import triptych
+from triptych.backends.embedding import Embedder
+from triptych.backends.generation import Session
 from triptych.blocks.input.sample import Turn
 from triptych.dsl.diagnostics import RecipeError
 
@@ -30,10 +32,18 @@ def test_doctest():
 
 def test_from_a_recipe_to_an_answer():
     tiny = triptych.recipe("qwen2_vl_2b", amend=TINY)
-    session = triptych.compile(tiny, weights=0)
+    session, other = (triptych.compile(tiny, weights=0) for _ in range(2))
+    assert isinstance(session, Session) and isinstance(other, Session)
     (answer,) = session.chat([[Turn("user", ("Hello",))]], new=4)
-    again = triptych.compile(tiny, weights=0).chat([[Turn("user", ("Hello",))]], new=4)
-    assert answer.tokens and again == [answer]
+    assert answer.tokens and other.chat([[Turn("user", ("Hello",))]], new=4) == [answer]
+
+
+def test_a_mode_that_compares_gives_vectors():
+    tiny = triptych.recipe("internvl_14b_tiny")
+    session = triptych.compile(tiny, weights=0, mode="retrieval_c")
+    assert isinstance(session, Embedder)
+    texts = session.texts(["a red fox", "two boats"])
+    assert session.cosines(texts, texts).diagonal().tolist() == pytest.approx([1, 1])
 
 
 def test_a_recipe_that_does_not_hold_is_not_handed_out():

@@ -9,6 +9,7 @@ from triptych.backends import tensorrt
 from triptych.backends.base import BackendError, Limit, Method, Port
 from triptych.backends.coverage import converters, covered
 from triptych.backends.engines import StaleCacheError, require_aliases
+from triptych.backends.generation import Session
 from triptych.backends.probe import difference, probe
 from triptych.backends.tensorrt import TensorRT, engine_limits, profile, settings
 
@@ -156,7 +157,9 @@ def test_engines_are_eagers_on_a_gpu(tiny_job, session, tmp_path):
     assert {
         record.state for name, record in artefact.manifest.files.items() if "engine" in name
     } == {"executed"}
-    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+    built = artefact.session()
+    assert isinstance(built, Session)
+    assert built.chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
 
 
 def test_limits_are_those_of_one_engine(limits):

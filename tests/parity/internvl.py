@@ -139,7 +139,9 @@ class InternVLCase(Case):
         purposes = ("stage contrastive", "stage retrieval", "mode features")
         square = f"resize = square({self.side}px)"
         sizes = [f"amend {purpose} {{ {square} }}" for purpose in purposes]
-        return "\n".join([*sizes, "amend stage contrastive { drop drop_tokens }"])
+        smoothing = self.pooling.get("label_smoothing", 0)
+        smoothed = f"amend objective itc {{ smoothing = {smoothing} }}"
+        return "\n".join([*sizes, smoothed, "amend stage contrastive { drop drop_tokens }"])
 
     def _decoder(self) -> str:
         lm = self.config["llm_config"]

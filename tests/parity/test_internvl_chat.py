@@ -64,9 +64,9 @@ def test_forward_loss_and_gradients(case, kernels):
     published = {"fc1": "0", "fc2": "2"}
     for name, gradient in zip(trained, gradients, strict=True):
         _, part, kind = name.split(".")
-        official = f"grad/model.mm_projector.{published[part]}.{kind}"
-        if official in wanted:
-            kernels.check(gradient, wanted[official], name, BOUND)
+        place = f"grad/model.mm_projector.{published[part]}.{kind}"
+        if place in wanted:
+            kernels.check(gradient, wanted[place], name, BOUND)
 
 
 def near(found: Tensor, expected: Tensor, name: str) -> None:
@@ -126,8 +126,8 @@ def test_two_rounds_loss_and_gradients(case, kernels):
     trained = {name: lowered.module.get_parameter(name) for name in program.trained}
     found = torch.autograd.grad(values["loss"], list(trained.values()))
     gradients = dict(zip(trained, found, strict=True))
-    for name, official in case.gradients(recipe, ""):
-        near(gradients[name], official, name)
+    for parameter, gradient in case.gradients(recipe, ""):
+        near(gradients[parameter], gradient, parameter)
 
 
 @cases("internvl_chat_qllama", InternVLCase)
