@@ -11,12 +11,16 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
                         pixels, that its pictures are brought to once more
               ends      what the language model takes of it, by part: tokens of one picture and
                         their grid (null where they do not lie in it); tokens are null where
-                        pictures have many sizes, and each window of patches is a token
+                        pictures have many sizes, and each window of patches is a token; reads
+                        where the part sees what is asked, and makes features for each question
     features  [part, input] in the order of the feature rows
     text      call (rope or mrope), sections, head_dim and theta of the language model's
     layouts   by name: system, rules, stop: the ids that end an answer
     layout    the names of those in use, the preferred first
+    questions layout and tokenizer of what is asked, where a part reads it
     limits    context, in tokens
+    kind      of a mode: chat, retrieval or features (with class_token)
+    pairs     of a stage: by objective, its kind, layout and weight, and what is right or negative
 
 `compiler/spec.py` writes it.
 """
