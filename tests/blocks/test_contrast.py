@@ -52,10 +52,10 @@ def test_processes_contrast_with_the_pairs_of_all():
     multiprocessing.spawn(rank, args=(port, results), nprocs=RANKS)
     parts = [[torch.tensor(value) for value in results[number]] for number in range(RANKS)]
     loss, image, text, scale = step(*drawn())
-    assert torch.allclose(sum(part[0] for part in parts), loss, atol=1e-6)
+    assert torch.allclose(torch.stack([part[0] for part in parts]).sum(), loss, atol=1e-6)
     assert torch.allclose(torch.cat([part[1] for part in parts]), image, atol=1e-6)
     assert torch.allclose(torch.cat([part[2] for part in parts]), text, atol=1e-6)
-    assert torch.allclose(sum(part[3] for part in parts), scale, atol=1e-6)
+    assert torch.allclose(torch.stack([part[3] for part in parts]).sum(), scale, atol=1e-6)
 
 
 def test_a_hard_negative_is_another_picture_and_mostly_a_similar_one():

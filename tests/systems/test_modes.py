@@ -5,26 +5,57 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from triptych.cli.run import run_command
+from triptych.dsl.recipe import Features, Retrieval
 
 from .conftest import MODES, tiny
 
 
-def asked(name, mode, backend, picture, *more):
-    """The answer to a question about a picture, as data."""
-    arguments = [name, "--mode", mode, "--backend", backend, "--random-weights", "0", "--json"]
-    asking = ["--image", str(picture), "--max-new", "4"]
-    if "user" in tiny(name).layouts[tiny(name).modes[mode].layout].rules:
-        asking += ["--prompt", "What is this?"]
-    done = CliRunner().invoke(run_command, [*arguments, *asking, *more])
+def ran(name, mode, picture, *more, backend="eager"):
+    """What `triptych run` prints about a picture."""
+    arguments = [name, "--mode", mode, "--backend", backend, "--random-weights", "0"]
+    done = CliRunner().invoke(run_command, [*arguments, "--image", str(picture), *map(str, more)])
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    return done.stdout
 
 
-@pytest.mark.parametrize(("name", "mode"), MODES)
+def of_type(wanted):
+    """The modes that are of a type, and those of no other."""
+    return [
+        (name, mode)
+        for name, mode in MODES
+        if isinstance(tiny(name).modes[mode], Retrieval | Features) == bool(wanted)
+        and (not wanted or isinstance(tiny(name).modes[mode], wanted))
+    ]
+
+
+@pytest.mark.parametrize(("name", "mode"), of_type(()))
 def test_a_mode_answers(name, mode, picture):
-    first = asked(name, mode, "eager", picture)
-    assert first == asked(name, mode, "eager", picture)
-    assert len(first["tokens"]) <= 4
+    recipe = tiny(name)
+    asking = ["--max-new", "4", "--json"]
+    if "user" in recipe.layouts[recipe.modes[mode].layout].rules:
+        asking += ["--prompt", "What is this?"]
+    first = ran(name, mode, picture, *asking)
+    assert len(json.loads(first)["tokens"]) <= 4
+    assert first == ran(name, mode, picture, *asking)
+
+
+@pytest.mark.parametrize(("name", "mode"), of_type(Retrieval))
+def test_a_mode_compares_pictures_with_texts(name, mode, picture):
+    told = ["--text", "the sun", "--text", "a fish", "--json"]
+    rows = json.loads(ran(name, mode, picture, *told))
+    assert [row["text"] for row in rows] == ["the sun", "a fish"]
+    assert all(-1 <= row["cosine"] <= 1 for row in rows)
+    named = json.loads(ran(name, mode, picture, "--class", "sun", "--class", "fish", "--json"))
+    assert sum(row["share"] for row in named) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "mode"), of_type(Features))
+def test_a_mode_yields_features(name, mode, picture, tmp_path):
+    ran(name, mode, picture, "--out", tmp_path / "features.safetensors")
+    tensors = load_file(tmp_path / "features.safetensors")
+    assert tensors and all(torch.isfinite(tensor).all() for tensor in tensors.values())
