@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from triptych.backends.weights import as_published
-from triptych.dsl.recipe import Mrope, Recipe
+from triptych.dsl.recipe import Mrope, Recipe, ViT
 
 SIZES: dict[str, tuple[str, ...]] = {
     "tiny": (
@@ -63,7 +63,7 @@ def peer_model(recipe: Recipe, weights: Mapping[str, Tensor], dtype: torch.dtype
 def peer_config(recipe: Recipe) -> dict[str, Any]:
     """The published form of the configuration."""
     lm, vit, tokens = recipe.lm, recipe.encoders["vit"], recipe.tokens
-    assert lm and tokens and isinstance(lm.pos, Mrope)
+    assert lm and tokens and isinstance(lm.pos, Mrope) and isinstance(vit, ViT)
     ids = {name: token.id for name, token in tokens.specials.items()}
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
