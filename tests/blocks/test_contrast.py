@@ -7,6 +7,7 @@ import socket
 
 import torch
 from torch import distributed, multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from triptych.blocks.contrast import contrastive, hard_negatives
 
@@ -49,7 +50,7 @@ def test_processes_contrast_with_the_pairs_of_all():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = multiprocessing.get_context("spawn").Manager().dict()
-    multiprocessing.spawn(rank, args=(port, results), nprocs=RANKS)
+    spawn(rank, args=(port, results), nprocs=RANKS)
     parts = [[torch.tensor(value) for value in results[number]] for number in range(RANKS)]
     loss, image, text, scale = step(*drawn())
     assert torch.allclose(torch.stack([part[0] for part in parts]).sum(), loss, atol=1e-6)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from triptych.cli.run import run_command
-from triptych.dsl.recipe import Features, Retrieval
+from triptych.dsl.recipe import Features, Mode, Retrieval
 
 from .conftest import MODES, tiny
 
@@ -24,20 +24,16 @@ def ran(name, mode, picture, *more, backend="eager"):
 
 
 def of_type(wanted):
-    """The modes that are of a type, and those of no other."""
-    return [
-        (name, mode)
-        for name, mode in MODES
-        if isinstance(tiny(name).modes[mode], Retrieval | Features) == bool(wanted)
-        and (not wanted or isinstance(tiny(name).modes[mode], wanted))
-    ]
+    """The modes of a type, each with its recipe."""
+    return [(name, mode) for name, mode in MODES if isinstance(tiny(name).modes[mode], wanted)]
 
 
-@pytest.mark.parametrize(("name", "mode"), of_type(()))
+@pytest.mark.parametrize(("name", "mode"), of_type(Mode))
 def test_a_mode_answers(name, mode, picture):
     recipe = tiny(name)
-    asking = ["--max-new", "4", "--json"]
-    if "user" in recipe.layouts[recipe.modes[mode].layout].rules:
+    asking, chat = ["--max-new", "4", "--json"], recipe.modes[mode]
+    assert isinstance(chat, Mode)
+    if "user" in recipe.layouts[chat.layout].rules:
         asking += ["--prompt", "What is this?"]
     first = ran(name, mode, picture, *asking)
     assert len(json.loads(first)["tokens"]) <= 4
