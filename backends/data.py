@@ -34,7 +34,7 @@ import numpy as np
 
 from ..blocks.input.places import Box, Place, Quad, Ref
 from ..blocks.input.sample import Attachment, Region, Turn
-from ..dsl.recipe import Ramp
+from ..dsl.stages import Ramp
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _ROLES = {

@@ -16,7 +16,7 @@ from ..blocks.input.media import Change
 from ..blocks.input.pairs import Pair, Pairs
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Attachment, Sample, Turn
-from ..dsl.recipe import By, RandomCrop, Stage
+from ..dsl.stages import By, RandomCrop, Stage
 from .data import Example, generator, number_of
 
 PAIR = "pair"

@@ -29,7 +29,9 @@ from ..compiler.pipeline import for_training
 from ..compiler.plan import Plan, by_part, plan
 from ..compiler.text import text_of_methods
 from ..dsl.diagnostics import nearest
-from ..dsl.recipe import Amount, Falling, Recipe, Stage, Stairs
+from ..dsl.kinds import Amount
+from ..dsl.recipe import Recipe
+from ..dsl.stages import Falling, Stage, Stairs
 from . import backend, checkpoint
 from .base import MissingError
 from .checkpoint import Checkpoint, Progress

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..compiler.build import build
 from ..compiler.weights import Names, Published, Shape, names, shape_of
 from ..dsl.diagnostics import nearest
-from ..dsl.recipe import Form, Interleaved, Joined, Recipe, Renamed, Squeezed, Transposed
+from ..dsl.published import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
+from ..dsl.recipe import Recipe
 
 _SHOWN = 5
 """How many names a message lists."""

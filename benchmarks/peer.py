@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from triptych.backends.weights import as_published
-from triptych.dsl.recipe import Mrope, Recipe, ViT
+from triptych.dsl.parts import Mrope, ViT
+from triptych.dsl.recipe import Recipe
 
 SIZES: dict[str, tuple[str, ...]] = {
     "tiny": (

@@ -38,7 +38,7 @@ from triptych.blocks.input.sample import Attachment, Sample, Turn
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import StagePlan, plan
 from triptych.dsl.load import load_recipe
-from triptych.dsl.recipe import AdamW
+from triptych.dsl.stages import AdamW
 
 RATE = 1e-4
 

@@ -12,7 +12,8 @@ from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan, StagePlan
-    from ..dsl.recipe import CallModel, DropPath, Ramp, Stage
+    from ..dsl.kinds import CallModel
+    from ..dsl.stages import DropPath, Ramp, Stage
 
 _FEW = 6
 """So many rates of a stage are told one by one."""
@@ -173,7 +174,7 @@ def _share(share: float | Ramp) -> str:
 
 def _call(call: CallModel) -> str:
     """A call with its arguments: all numbers, and words and lists that are not the default."""
-    from ..dsl.recipe import written
+    from ..dsl.kinds import written
 
     fields = type(call).model_fields
     arguments = [

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.load import load_recipe
-from ..dsl.recipe import Layout, Recipe
+from ..dsl.recipe import Recipe
+from ..dsl.texts import Layout
 from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..backends.report import Metrics
     from ..backends.training import Result
-    from ..dsl.recipe import Amount
+    from ..dsl.kinds import Amount
 
 EXAMPLES = """\b
 Examples:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..dsl.recipe import (
+from ..dsl.kinds import Selector
+from ..dsl.modes import Features, Retrieval
+from ..dsl.objectives import RegionWords
+from ..dsl.parts import (
     MLP,
     AttentionPool,
     Decoder,
-    Features,
     LastToken,
     Learned,
     MeanScores,
@@ -22,18 +24,15 @@ from ..dsl.recipe import (
     Projection,
     QFormer,
     QueryDecoder,
-    Recipe,
-    RegionWords,
     Resampler,
-    Retrieval,
     SamNeck,
     SamViT,
     Scale,
-    Selector,
     SplitMLP,
     UnitSum,
     ViT,
 )
+from ..dsl.recipe import Recipe
 from . import ops, routes
 from .graph import Graph, Node
 from .passes.add_losses import MatchRegions, NextToken, Objective, OwnRoute

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
-from ..dsl.recipe import LayerDecay, Lora, Lr, Recipe, Selector, SelectorStep
+from ..dsl.kinds import Selector, SelectorStep
+from ..dsl.recipe import Recipe
+from ..dsl.stages import LayerDecay, Lora, Lr
 from .build import build
 from .graph import Graph
 from .ops import ZEROS, Embed, Head, Param, VisionBlocks

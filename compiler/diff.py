@@ -14,23 +14,18 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from ..dsl.recipe import (
-    Amount,
+from ..dsl.kinds import Amount, CallModel, Grid, PartModel, Range, Selector
+from ..dsl.recipe import Recipe
+from ..dsl.texts import (
     ApartItem,
-    CallModel,
     ChoiceItem,
     CornersItem,
-    Grid,
     IndexItem,
     LayoutItem,
     LossItem,
-    PartModel,
-    Range,
-    Recipe,
     RepeatItem,
     Rule,
     RuleItem,
-    Selector,
     SlotItem,
     SpecialItem,
     TextItem,
@@ -224,9 +219,7 @@ _TELLING = ("in", "queries", "window", "factor", "depth", "width", "hidden", "ou
 """The settings that say most of a part."""
 
 
-def _operations(
-    new: Recipe, before: Graph, after: Graph, exchanged: Set[str]
-) -> Iterator[Edit]:
+def _operations(new: Recipe, before: Graph, after: Graph, exchanged: Set[str]) -> Iterator[Edit]:
     """Facts of operations that both models have, and modules that only one of them has."""
     ours, theirs = _by_module(before), _by_module(after)
     for module in ours | theirs:

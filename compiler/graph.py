@@ -12,8 +12,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ..dsl.recipe import Lora
 from ..dsl.source import Span
+from ..dsl.stages import Lora
 from .ops import Input, Operation, Param
 from .types import Bounds, Size, TensorType
 

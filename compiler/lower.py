@@ -36,7 +36,7 @@ from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
 from ..blocks.vision.positions import MapPositions, Positions
 from ..blocks.vision.sam import SamBlocks
-from ..dsl.recipe import Lora
+from ..dsl.stages import Lora
 from . import ops
 from .graph import Graph, Program
 from .types import DType, Size

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
-from ..dsl.recipe import Mode, Recipe
+from ..dsl.modes import Mode
+from ..dsl.recipe import Recipe
 from .build import build, objectives, of_mode
 from .coverage import Coverage, coverage, drop_rates, token_rates
 from .graph import Graph, Methods, Program

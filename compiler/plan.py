@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..dsl.recipe import Recipe, Stage
+from ..dsl.recipe import Recipe
+from ..dsl.stages import Stage
 from .build import build
 from .coverage import Coverage, coverage
 from .ops import Param

@@ -11,24 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..dsl.recipe import (
-    AttentionPool,
-    Captioning,
-    Contrastive,
-    Features,
-    Hard,
-    LastToken,
-    Matching,
-    MeanScores,
-    QueryDecoder,
-    Recipe,
-    Resized,
-    Retrieval,
-    Scale,
-    Selector,
-    SelectorStep,
-    UnitSum,
-)
+from ..dsl.kinds import Selector, SelectorStep
+from ..dsl.modes import Features, Retrieval
+from ..dsl.objectives import Captioning, Contrastive, Hard, Matching
+from ..dsl.parts import AttentionPool, LastToken, MeanScores, QueryDecoder, Resized, Scale, UnitSum
+from ..dsl.recipe import Recipe
 from . import ops
 from .types import Size, TensorType, multiply
 from .yields import dense

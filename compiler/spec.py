@@ -5,36 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..dsl.recipe import (
-    AnyMode,
+from ..dsl.inputs import ImageInput
+from ..dsl.modes import AnyMode, Features, Retrieval
+from ..dsl.objectives import Captioning, Contrastive, Matching, Objective, Uniform
+from ..dsl.parts import Decoder, Mrope, Ntk, Rope, Rope2d, ViT
+from ..dsl.recipe import Recipe
+from ..dsl.stages import Stage
+from ..dsl.texts import (
     ApartItem,
-    Captioning,
     ChoiceItem,
-    Contrastive,
     CornersItem,
-    Decoder,
-    Features,
-    ImageInput,
     IndexItem,
     Layout,
     LayoutItem,
     LossItem,
-    Matching,
-    Mrope,
-    Ntk,
-    Objective,
-    Recipe,
     RepeatItem,
-    Retrieval,
-    Rope,
-    Rope2d,
     RuleItem,
     SlotItem,
     SpecialItem,
-    Stage,
     TextItem,
-    Uniform,
-    ViT,
     end_of,
     has_content,
 )

@@ -8,45 +8,40 @@ from dataclasses import dataclass
 
 from ..blocks.input import sizes
 from ..blocks.input.sizes import ClipRule, SizeRule, grid_of
-from ..dsl.recipe import (
-    AnyMode,
-    ApartItem,
-    CallModel,
-    Captioning,
-    ChoiceItem,
+from ..dsl.inputs import (
     Clip,
-    Contrastive,
-    CornersItem,
     Crop,
-    Features,
     Half,
     ImageInput,
     Imagenet,
+    Letterbox,
+    MeanStd,
+    Native,
+    Normalize,
+    Padded,
+    Square,
+    Tiles,
+    VideoInput,
+)
+from ..dsl.kinds import CallModel, Selector
+from ..dsl.modes import AnyMode, Features, Mode, Retrieval
+from ..dsl.objectives import Captioning, Contrastive, Matching, Objective
+from ..dsl.parts import QueryDecoder
+from ..dsl.recipe import Recipe
+from ..dsl.stages import Stage
+from ..dsl.texts import (
+    ApartItem,
+    ChoiceItem,
+    CornersItem,
     IndexItem,
     Layout,
     LayoutItem,
-    Letterbox,
     LossItem,
-    Matching,
-    MeanStd,
-    Mode,
-    Native,
-    Normalize,
-    Objective,
-    Padded,
-    QueryDecoder,
-    Recipe,
     RepeatItem,
-    Retrieval,
     RuleItem,
-    Selector,
     SentencePiece,
     SpecialItem,
-    Square,
-    Stage,
     TextItem,
-    Tiles,
-    VideoInput,
     items_within,
 )
 from .build import reach

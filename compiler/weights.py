@@ -8,16 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..dsl.diagnostics import Diagnostic, Findings, Fix
-from ..dsl.recipe import (
-    Form,
-    Interleaved,
-    Joined,
-    MapRule,
-    Recipe,
-    Renamed,
-    Squeezed,
-    Transposed,
-)
+from ..dsl.published import Form, Interleaved, Joined, MapRule, Renamed, Squeezed, Transposed
+from ..dsl.recipe import Recipe
 from .build import build
 from .places import labels
 

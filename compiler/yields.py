@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..dsl.diagnostics import Diagnostic, Fix, RecipeError
-from ..dsl.recipe import (
+from ..dsl.kinds import Selector
+from ..dsl.parts import (
     MLP,
     AttentionPool,
     LastToken,
@@ -21,17 +22,16 @@ from ..dsl.recipe import (
     Projection,
     QFormer,
     QueryDecoder,
-    Recipe,
     Resampler,
     Resized,
     SamNeck,
     SamViT,
     Scale,
-    Selector,
     SplitMLP,
     UnitSum,
     ViT,
 )
+from ..dsl.recipe import Recipe
 from .places import labels
 
 

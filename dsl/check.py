@@ -9,18 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
 from .evaluate import Evaluator, Written, model_of, settings_of, types_of
+from .kinds import Model
 from .layouts import rules_of
 from .names import Entry, Part, Whole, article
+from .published import Renamed
 from .reading import Default, Problem, names_of
-from .recipe import (
-    CALLS,
-    Assertion,
-    Facts,
-    Model,
-    Origin,
-    Recipe,
-    Renamed,
-)
+from .recipe import CALLS, Assertion, Facts, Origin, Recipe
 from .references import check_references, in_order
 from .source import Span
 from .units import Quantity

@@ -11,23 +11,18 @@ from pydantic_core import PydanticUndefined
 from . import syntax
 from .arithmetic import worth
 from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing, nearest, rename
+from .inputs import INPUTS
+from .kinds import Model
+from .modes import MODES
 from .names import Entry, Part, Whole
+from .objectives import OBJECTIVES
 from .parse import parse_amendments
+from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS
+from .published import Weights
 from .reading import Default, Measure, names_of
-from .recipe import (
-    ADAPTERS,
-    ENCODERS,
-    INPUTS,
-    LANGUAGE_MODELS,
-    MODES,
-    OBJECTIVES,
-    Layout,
-    Model,
-    Stage,
-    Tokens,
-    Weights,
-)
 from .source import Source, Span
+from .stages import Stage
+from .texts import Layout, Tokens
 from .units import Quantity
 from .values import CallValue, Given, GridValue, ListValue, RangeValue, Reported, Value
 

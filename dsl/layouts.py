@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from . import syntax
 from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
 from .names import Part, Whole
-from .recipe import (
+from .source import Span
+from .texts import (
     ApartItem,
     ChoiceItem,
     CornersItem,
@@ -19,7 +20,6 @@ from .recipe import (
     SpecialItem,
     TextItem,
 )
-from .source import Span
 
 CONTENT_RULES: Mapping[str, int] = {
     "begin": 0,

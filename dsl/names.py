@@ -221,9 +221,7 @@ class _Layer:
                 fix=Fix(f"write `{block.header.text} : Type`"),
             )
             return
-        part = Part(
-            block.kind, block.name, type_, block.header, block.type_span, self._recipe.name
-        )
+        part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
         self._whole.parts[block.name] = part
         self._declared.add(block.name)
         self._whole.dropped.pop(block.name, None)

@@ -6,34 +6,15 @@ from typing import Any
 from . import syntax
 from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
 from .evaluate import model_of, settings_of
+from .kinds import Model, Selector
+from .modes import Features, Mode, Retrieval
 from .names import Whole, article
-from .recipe import (
-    ADAPTERS,
-    ENCODERS,
-    LANGUAGE_MODELS,
-    By,
-    Captioning,
-    Contrastive,
-    Decoder,
-    Facts,
-    Features,
-    LayerDecay,
-    Layout,
-    Lora,
-    Lr,
-    Matching,
-    Mode,
-    Model,
-    RegionWords,
-    Resized,
-    Retrieval,
-    Selector,
-    SpecialItem,
-    SpecialToken,
-    Stage,
-    Tokens,
-)
+from .objectives import Captioning, Contrastive, Matching, RegionWords
+from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS, Decoder, Resized
+from .recipe import Facts
 from .source import Span
+from .stages import By, LayerDecay, Lora, Lr, Stage
+from .texts import Layout, SpecialItem, SpecialToken, Tokens
 
 PARTS = ("encoder", "adapter", "lm")
 """The kinds of blocks that hold parameters."""

@@ -269,6 +269,7 @@ def inner(item: Item) -> tuple[Item, ...]:
             return tuple(one for line in item.lines for one in line)
     return ()
 
+
 # Statements --------------------------------------------------------------------------------------
 
 

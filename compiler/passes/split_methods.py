@@ -123,10 +123,9 @@ def _projects(graph: Graph, chains: Mapping[str, _Chain]) -> Methods:
     first = next(iter(chains.values()))
     methods = Methods()
     for medium, chain in chains.items():
-        same = (
-            chain.made.keys() == first.made.keys()
-            and {*chain.given.values()} == {*first.given.values()}
-        )
+        same = chain.made.keys() == first.made.keys() and {*chain.given.values()} == {
+            *first.given.values()
+        }
         if same and methods:
             continue
         rows = {

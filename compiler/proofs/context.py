@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix
-from ...dsl.recipe import ImageInput, Native, Recipe, VideoInput
+from ...dsl.inputs import ImageInput, Native, VideoInput
+from ...dsl.recipe import Recipe
 from ..places import labels
 from ..tokens import Cost, as_seen, domain, frame_cost, item_cost, placed
 from ..types import MOST_TRIED, Bounds, evaluate

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
-from ...dsl.recipe import (
+from ...dsl.recipe import Recipe
+from ...dsl.texts import (
     CornersItem,
     Layout,
     LayoutItem,
     LossItem,
-    Recipe,
     RepeatItem,
     Rule,
     RuleItem,

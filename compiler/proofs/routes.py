@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
-from ...dsl.recipe import Contrastive, Hard, Matching, Recipe
+from ...dsl.objectives import Contrastive, Hard, Matching
+from ...dsl.recipe import Recipe
 from ..places import labels
 from ..routes import OBJECTIVES
 

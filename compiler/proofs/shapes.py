@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
-from ...dsl.recipe import Learned, Letterbox, Native, Padded, Recipe, Resized, VideoInput
+from ...dsl.inputs import Letterbox, Native, Padded, VideoInput
+from ...dsl.parts import Learned, Resized
+from ...dsl.recipe import Recipe
 from ..build import reach
 from ..places import labels
 from ..tokens import as_seen, ends

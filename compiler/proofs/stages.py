@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
-from ...dsl.recipe import Recipe, RegionWords
+from ...dsl.objectives import RegionWords
+from ...dsl.recipe import Recipe
 from ..build import build, objectives
 from ..coverage import Coverage, cover, short_names, token_rates
 from ..ops import Embed

@@ -22,7 +22,7 @@ from triptych.backends.weights import (
 from triptych.cli.main import cli
 from triptych.compiler.weights import names, published_shapes, shape_of
 from triptych.dsl.load import load_text
-from triptych.dsl.recipe import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
+from triptych.dsl.published import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
 
 TINY = Path(__file__).parent / "tiny.vlm"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.blocks.input.sizes import SizeError
-from triptych.blocks.input.sizes import Native, grid_of
+from triptych.blocks.input.sizes import Native, SizeError, grid_of
 from triptych.compiler.tokens import (
     counted,
     domain,

@@ -12,21 +12,16 @@ from triptych.compiler.pipeline import prove
 from triptych.dsl.diagnostics import RecipeError
 from triptych.dsl.evaluate import STATED_OTHERWISE, settings_of
 from triptych.dsl.format import format_text
+from triptych.dsl.inputs import INPUTS
 from triptych.dsl.load import load_text
+from triptych.dsl.modes import MODES
 from triptych.dsl.names import NAMED_BLOCKS, SINGLE_BLOCKS
+from triptych.dsl.objectives import OBJECTIVES
+from triptych.dsl.parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS
 from triptych.dsl.reading import names_of
-from triptych.dsl.recipe import (
-    ADAPTERS,
-    CALLS,
-    ENCODERS,
-    INPUTS,
-    LANGUAGE_MODELS,
-    MODES,
-    OBJECTIVES,
-    Layout,
-    Stage,
-    Tokens,
-)
+from triptych.dsl.recipe import CALLS
+from triptych.dsl.stages import Stage
+from triptych.dsl.texts import Layout, Tokens
 from triptych.dsl.units import UNITS
 
 PAGE = (Path(triptych.__file__).parent / "docs" / "language.md").read_text(encoding="utf-8")

@@ -6,7 +6,9 @@ import pytest
 
 from triptych.dsl import load
 from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.recipe import Adapter, Decoder, Encoder, Lora, Lr, Range, Selector
+from triptych.dsl.kinds import Range, Selector
+from triptych.dsl.parts import Adapter, Decoder, Encoder
+from triptych.dsl.stages import Lora, Lr
 
 
 def load_named(name, **options):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from triptych.cli.run import run_command
-from triptych.dsl.recipe import Features, Mode, Retrieval
+from triptych.dsl.modes import Features, Mode, Retrieval
 
 from .conftest import MODES, tiny
 

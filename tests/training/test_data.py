@@ -12,7 +12,7 @@ from PIL import Image
 from triptych.backends.data import Bad, DataError, Example, Mixture, bind, open_source
 from triptych.blocks.input.places import Box, Quad, Ref
 from triptych.blocks.input.sample import Attachment, Region, Turn
-from triptych.dsl.recipe import Ramp
+from triptych.dsl.stages import Ramp
 
 
 def records(tmp_path, *values, name="data.json"):

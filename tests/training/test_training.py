@@ -21,8 +21,8 @@ from triptych.backends.training import Options, TrainingError, completed, share_
 from triptych.backends.training_stage import StageRun
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
+from triptych.dsl.kinds import Amount
 from triptych.dsl.load import load_recipe
-from triptych.dsl.recipe import Amount
 
 STAGES = ("vision", "joint", "sft")
 

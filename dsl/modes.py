@@ -1,0 +1,113 @@
+"""What a recipe may say of how its model is used."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .inputs import Resizing
+from .kinds import CallModel, Count, CountRange, Model, Name, Positive, Tok, TokRange
+from .parts import Taken
+from .reading import Calls, Choice, Measure
+
+
+class Greedy(CallModel):
+    """The likeliest token each time."""
+
+    call: Literal["greedy"] = "greedy"
+    repetition_penalty: Positive = 1.0
+
+
+class Sample(CallModel):
+    """Draws the next token."""
+
+    call: Literal["sample"] = "sample"
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Measure(), Field(gt=0, le=1)] = 1.0
+    top_k: Count | None = None
+    repetition_penalty: Positive = 1.0
+
+
+class Eager(CallModel):
+    """Runs the module as it is."""
+
+    call: Literal["eager"] = "eager"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class Inductor(CallModel):
+    """torch.compile."""
+
+    call: Literal["inductor"] = "inductor"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class Aot(CallModel):
+    """A package of torch.export and AOTInductor."""
+
+    call: Literal["aot"] = "aot"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+
+
+class TensorRt(CallModel):
+    """TensorRT engines."""
+
+    call: Literal["tensorrt"] = "tensorrt"
+    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "bf16"
+
+
+class Mode(Model):
+    """How the trained model answers: its limits, and what it is compiled for."""
+
+    type: Literal["Chat"] = "Chat"
+    from_: Taken | None = Field(alias="from", default=None)
+    """What writes the answer, where it is not the language model: `qllama.caption`."""
+    layout: Name
+    batch: CountRange
+    prompt: TokRange
+    """Tokens of a prompt, features included."""
+    new: Tok
+    """The most tokens that an answer takes."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+class Retrieval(Model):
+    """Pictures and texts as vectors, and how well each goes with each: cosines, times the scale."""
+
+    type: Literal["Retrieval"] = "Retrieval"
+    image: Taken
+    """The part that makes one vector of each picture."""
+    text: Taken
+    """The part that makes one vector of each text."""
+    scale: Name | None = None
+    """The part that is the factor of the similarities."""
+    layout: Name
+    """How a text is written."""
+    batch: CountRange
+    """Pictures, and texts, at once."""
+    prompt: TokRange
+    """Tokens of a text."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+class Features(Model):
+    """What a part makes of pictures, as it is."""
+
+    type: Literal["Features"] = "Features"
+    of: Taken
+    """The part."""
+    batch: CountRange
+    """Pictures at once."""
+    resize: Resizing | None = None
+    """The resize of still pictures, in place of that of their inputs."""
+    target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+
+AnyMode = Mode | Retrieval | Features
+
+MODES: Mapping[str, type[AnyMode]] = {"Chat": Mode, "Retrieval": Retrieval, "Features": Features}
