@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..blocks.input.sizes import ClipRule, Native, Tiles
+from ..blocks.input.sizes import Native, Tiles
 from .types import Bounds, Call, Function, Option, Size
 
 
@@ -33,9 +33,7 @@ def _fit_frame(
     per: int = 1,
     aspect: float = 0,
 ) -> int:
-    # The frames are chosen already: of the clip's rule only its cap matters.
-    clip = ClipRule(rate=1, least=1, most=frames, step=1, cap=cap or None, slack=slack)
-    rule = Native(multiple, least, most, aspect=aspect or None, per_slot=per, clip=clip)
+    rule = Native(multiple, least, most, aspect or None, per, cap or None, slack)
     return math.prod(rule.resized_frame(width, height, frames)) // multiple**2
 
 

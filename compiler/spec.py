@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
-from ..dsl.inputs import ImageInput
+from ..dsl.inputs import ImageInput, VideoInput
 from ..dsl.modes import AnyMode, Features, Retrieval
 from ..dsl.objectives import Captioning, Contrastive, Matching, Objective, Uniform
 from ..dsl.parts import Decoder, Mrope, Ntk, Rope, Rope2d, ViT
@@ -29,7 +30,7 @@ from ..dsl.texts import (
 )
 from .build import CHANNELS, reach
 from .routes import reader_of, reads
-from .tokens import ends, mean_std, size_rule
+from .tokens import clip_rule, ends, mean_std, size_rule
 from .yields import View, views, yielded
 
 FORMAT = 1
@@ -125,6 +126,7 @@ def _input(recipe: Recipe, medium: str) -> dict[str, Any]:
     return {
         "kind": given.kind,
         "size": size_rule(recipe, medium).to_json(),
+        **({"clip": asdict(clip_rule(given))} if isinstance(given, VideoInput) else {}),
         "alpha": given.alpha if isinstance(given, ImageInput) else "drop",
         "channels": CHANNELS,
         "views": {shown.name: _view(recipe, shown) for shown in views(recipe, medium)},

@@ -104,7 +104,8 @@ def size_rule(recipe: Recipe, medium: str) -> SizeRule:
                 most=resize.budget.high,
                 aspect=aspect,
                 per_slot=frames_per_slot(recipe, medium),
-                clip=_clip(given) if isinstance(given, VideoInput) else None,
+                cap=resize.clip,
+                slack=resize.slack,
             )
         case Square(side=side):
             return sizes.Square(side, aspect)
@@ -142,20 +143,19 @@ def mean_std(normalize: Normalize) -> tuple[list[float], list[float]]:
     return NORMALIZE[type(normalize)]
 
 
-def _clip(given: VideoInput) -> ClipRule:
+def clip_rule(given: VideoInput) -> ClipRule:
+    """Which frames of a clip are seen."""
     return ClipRule(
         rate=given.rate,
         least=given.frames.at_least(given.frames.step),
         most=given.frames.high,
         step=given.frames.step,
-        cap=given.resize.clip,
-        slack=given.resize.slack,
     )
 
 
 def frames_per_slot(recipe: Recipe, medium: str) -> int:
-    """How many frames share a slot of patches."""
-    towers = [recipe.encoders[shown.encoder] for shown in views(recipe, medium)]
+    """How many frames share a slot of patches, where these are packed."""
+    towers = [recipe.encoders[shown.encoder] for shown in views(recipe, medium) if shown.is_packed]
     return max((getattr(tower, "frames_per_patch", 1) for tower in towers), default=1)
 
 
@@ -173,9 +173,11 @@ def ends(recipe: Recipe, medium: str) -> dict[str, Yield]:
 def item_tokens(recipe: Recipe, medium: str, part: str | None = None) -> Size:
     """The tokens of one picture or clip, as a closed form of its width, height and frames.
 
-    `part` names one of those whose features the language model takes; without it, they are added.
+    Those of all parts whose features the language model takes, or what one `part` yields.
     """
     found = ends(recipe, medium)
+    if part is not None and part not in found:
+        return _taken(recipe, medium, yielded(recipe, Selector.of(part), medium))
     chosen = found.values() if part is None else (found[part],)
     return add(*(_taken(recipe, medium, end) for end in chosen))
 
@@ -186,9 +188,10 @@ def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
     given = recipe.inputs[medium]
     resize, (shown, *_) = given.resize, views(recipe, medium)
     patch = recipe.encoders[shown.encoder].patch
+    per_slot = frames_per_slot(recipe, medium) if isinstance(given, VideoInput) else 1
     if shown.side is not None:
         cells = math.prod(shown.side // patch // side for side in end.window)
-        return multiply(pictures(recipe, medium), cells)
+        return multiply(divide(pictures(recipe, medium), per_slot, up=True), cells)
     assert isinstance(resize, Native), "the others have one size"
     width, height = Symbol(f"{medium}.width"), Symbol(f"{medium}.height")
     limits: dict[str, Option] = {
@@ -201,7 +204,7 @@ def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
     rows, columns = (resize.multiple // (patch * side) for side in end.window)
     if isinstance(given, ImageInput):
         return multiply(rows * columns, fit(width, height, **limits))
-    frames, per_slot = Symbol(f"{medium}.frames"), frames_per_slot(recipe, medium)
+    frames = Symbol(f"{medium}.frames")
     if resize.clip:
         limits |= {"cap": resize.clip, "slack": resize.slack}
     limits["per"] = per_slot
@@ -347,8 +350,9 @@ class Counted:
     """One picture or clip: what it becomes, and what it takes.
 
     Sizes are (width, height) in pixels; `frames` are those that are seen, 1 for a picture;
-    `resized` is the size of each of the `pictures` that it becomes, and `grid` how the first tower
-    cuts them; `tagged` counts the tokens with the tags that a layout puts around them.
+    `resized` is the size of each of the `pictures` that it becomes (1 where a tower sees a clip as
+    a whole), and `grid` how the first tower cuts them; `tagged` counts the tokens with the tags
+    that a layout puts around them.
     """
 
     medium: str
@@ -374,14 +378,16 @@ def counted(
     SizeError when the recipe refuses it; KeyError when the layout places no such thing.
     """
     rule, (width, height) = size_rule(recipe, medium), size
-    frames, shown = 1, 1
-    if isinstance(rule, sizes.Native) and rule.clip:
-        frames = rule.clip.sampled(*recorded)
-        resized, slots = rule.resized_frame(width, height, frames), rule.slots(frames)
+    given, first = recipe.inputs[medium], views(recipe, medium)[0]
+    if isinstance(given, VideoInput):
+        frames = clip_rule(given).sampled(*recorded)
+        resized = rule.resized_frame(width, height, frames)
+        shown = 1 if first.is_packed else frames
+        slots = math.ceil(frames / frames_per_slot(recipe, medium))
     else:
-        resized, slots = rule.size(width, height), rule.pictures(width, height)
-        shown = slots
-    tower = recipe.encoders[views(recipe, medium)[0].encoder]
+        frames, resized = 1, rule.size(width, height)
+        shown = slots = rule.pictures(width, height)
+    tower = recipe.encoders[first.encoder]
     grid = grid_of(resized, tower.patch, slots)
     values = {f"{medium}.width": width, f"{medium}.height": height, f"{medium}.frames": frames}
     cost = item_cost(recipe, layout, medium)

@@ -169,7 +169,7 @@ class VideoInput(Model):
     rate: Fps
     """Frames taken from a second of the clip."""
     frames: CountRange
-    resize: Annotated[Native, Calls()]
+    resize: Annotated[Native | Square | Letterbox | Crop | Padded, Calls()]
     normalize: Normalize
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .pixels import Frames, Packer, cut, frames_of, rgb
+from .pixels import Frames, Packer, cut, rgb
 from .positions import patch_tables, segment_ids
 from .sample import Attachment, Pool, Region, Seen
-from .sizes import Grid, Native, SizeRule
+from .sizes import ClipRule, Grid, Native, SizeRule
 from .video import Clip, read_clip
 
 Change: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -82,6 +82,7 @@ class MediaInput:
         self.name = name
         self.kind: str = spec["kind"]
         self.rule = SizeRule.from_json(spec["size"])
+        self._sampling = ClipRule(**spec["clip"]) if self.kind == "video" else None
         self.ends: Mapping[str, Mapping[str, Any]] = spec["ends"]
         self._alpha = spec["alpha"]
         still = self.kind == "image"
@@ -96,8 +97,8 @@ class MediaInput:
 
         `change` is what becomes of a picture before it is resized: a crop by chance, say.
         """
-        if self.kind == "video":
-            return self._clip(attachment.content)
+        if self._sampling is not None:
+            return self._clip(attachment.content, self._sampling)
         content = attachment.content
         if isinstance(content, Path):
             content = _open(content)
@@ -106,7 +107,7 @@ class MediaInput:
         picture = rgb(content, self._alpha)
         if change is not None:
             picture = change(picture)
-        return Seen(self.name, cut(picture, self.rule), picture.size)
+        return Seen(self.name, cut(picture, self.rule, self.rule.size(*picture.size)), picture.size)
 
     def grid(self, seen: Seen) -> Grid:
         """How a medium is cut into the patches of the first tower that sees it."""
@@ -171,17 +172,15 @@ class MediaInput:
     def _packed(self) -> View:
         return next(view for view in self._views if not view.dense)
 
-    def _clip(self, content: Path | Image.Image | Clip) -> Seen:
-        rule = self.rule
-        assert isinstance(rule, Native) and rule.clip
+    def _clip(self, content: Path | Image.Image | Clip, sampling: ClipRule) -> Seen:
         if isinstance(content, Path):
-            content = read_clip(content, rule.clip)
+            content = read_clip(content, sampling)
         if not isinstance(content, Clip):
             raise MediaError(f"`{self.name}` takes clips, not pictures")
-        size = content.frames[0].size
-        pictures = [rgb(frame, self._alpha) for frame in content.frames]
-        resized = rule.resized_frame(*size, len(pictures))
-        return Seen(self.name, frames_of(pictures, resized), size)
+        width, height = content.frames[0].size
+        size = self.rule.resized_frame(width, height, len(content.frames))
+        frames = [cut(rgb(frame, self._alpha), self.rule, size) for frame in content.frames]
+        return Seen(self.name, np.concatenate(frames), (width, height))
 
 
 def _open(file: Path) -> Image.Image:

@@ -39,15 +39,12 @@ def rgb(picture: Image.Image, alpha: Literal["drop", "white"]) -> Image.Image:
     return picture.convert("RGB")
 
 
-def frames_of(pictures: Sequence[Image.Image], size: tuple[int, int]) -> Frames:
-    """Pictures brought to one size (width, height) by Pillow's bicubic filter."""
-    return np.stack([np.asarray(_bicubic(picture, size)) for picture in pictures])
+def cut(picture: Image.Image, rule: SizeRule, size: tuple[int, int]) -> Frames:
+    """What a rule makes of a picture: one of another size (width, height), or several.
 
-
-def cut(picture: Image.Image, rule: SizeRule) -> Frames:
-    """What a rule makes of a picture: one of another size, or several."""
+    The size is the rule's own, for a picture or for a frame of a clip.
+    """
     width, height = picture.size
-    size = rule.size(width, height)
     match rule:
         case Letterbox():
             inner = _bicubic(picture, rule.inner(width, height))

@@ -4,7 +4,8 @@ A processor turns dialogues with pictures and clips into the tensors that the me
 the names of their inputs. The spec alone drives it, so that an artefact runs without its recipe:
 
     tokens    tokenizer {call, name or path}; specials {name: {text, id}}; pad, an id
-    inputs    for each input: kind (image or video), size (a `SizeRule`), alpha, and by name
+    inputs    for each input: kind (image or video), size (a `SizeRule`), clip (a
+              `ClipRule`, of a video), alpha, and by name
               views     what one tower sees of it: patch, frames_per_patch, folded (rows hold one
                         frame that stands for all), mean, std, dense (as many rows of each picture)
                         or else window and rotary (head_dim and theta), and resize: the side, in

@@ -53,19 +53,16 @@ def grid_of(size: tuple[int, int], patch: int, slots: int = 1) -> Grid:
 
 @dataclass(frozen=True, slots=True)
 class ClipRule:
-    """Which frames of a clip are seen, and what all of them together may take.
+    """Which frames of a clip are seen.
 
     `rate` is in frames a second; the number of frames lies within `least` and `most` and is a
-    multiple of `step`. `cap` bounds the tokens of the whole clip (None for no bound), but never
-    presses one frame below `slack` times its least budget.
+    multiple of `step`.
     """
 
     rate: float
     least: int
     most: int
     step: int
-    cap: int | None = None
-    slack: float = 1.0
 
     def sampled(self, frames: int, rate: float) -> int:
         """How many of `frames`, recorded at `rate` frames a second, are seen.
@@ -97,6 +94,10 @@ class SizeRule(ABC):
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height, in pixels, of each of them; SizeError where it is not admitted."""
 
+    def resized_frame(self, width: int, height: int, frames: int) -> tuple[int, int]:
+        """Width and height of each of the `frames` seen of a clip."""
+        return self.size(width, height)
+
     def framed(self, width: int, height: int) -> Box | None:
         """Where the picture's own edges lie in what is seen of it, as shares of the sides of that.
 
@@ -120,8 +121,6 @@ class SizeRule(ABC):
             for name, value in spec.items()
             if name != "call"
         }
-        if fields.get("clip"):
-            fields["clip"] = ClipRule(**fields["clip"])
         return RULES[spec["call"]](**fields)
 
 
@@ -130,8 +129,9 @@ class Native(SizeRule):
     """Keeps the shape: sides become multiples of `multiple` pixels, near their own size.
 
     The tokens (squares of `multiple` by `multiple`) of one picture or frame lie within `least` and
-    `most`. `per_slot` frames of a clip share one slot. `aspect` bounds the longer side over the
-    shorter, here as in every rule.
+    `most`. `per_slot` frames of a clip share one slot; `cap` bounds the tokens of the whole clip
+    (None for no bound), but never presses one frame below `slack` times `least`. `aspect` bounds
+    the longer side over the shorter, here as in every rule.
     """
 
     call: ClassVar[str] = "native"
@@ -141,7 +141,8 @@ class Native(SizeRule):
     most: int
     aspect: float | None = None
     per_slot: int = 1
-    clip: ClipRule | None = None
+    cap: int | None = None
+    slack: float = 1.0
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height, in pixels, that a picture of `width` by `height` is resized to.
@@ -154,15 +155,11 @@ class Native(SizeRule):
     def resized_frame(self, width: int, height: int, frames: int) -> tuple[int, int]:
         """Width and height that each of the `frames` seen of a clip is resized to."""
         most: float = self.most * self._area
-        if self.clip is not None and self.clip.cap is not None:
-            share = self.clip.cap * self._area / frames * self.per_slot
-            floor = int(self.least * self._area * self.clip.slack)
+        if self.cap is not None:
+            share = self.cap * self._area / frames * self.per_slot
+            floor = int(self.least * self._area * self.slack)
             most = max(min(most, share), floor)
         return self._fit(width, height, self.least * self._area, most)
-
-    def slots(self, frames: int) -> int:
-        """The slots that `frames` take; the last is repeated to fill one."""
-        return math.ceil(frames / self.per_slot)
 
     @property
     def _area(self) -> int:

@@ -120,7 +120,7 @@ def _places(
     yield room.resize or path, f"{_noun(given)} takes {greatest}"
     if isinstance(given, VideoInput):
         yield f"{medium}.frames", f"up to {given.frames.high} frames"
-        if given.resize.clip is not None:
+        if isinstance(given.resize, Native) and given.resize.clip is not None:
             yield f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"
 
 
@@ -141,7 +141,8 @@ def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
     if unbounded and given.aspect is None:
         return "bound how thin it may be: `aspect = ..200`"
     if not isinstance(given.resize, Native):
-        return "show fewer tiles, or a smaller `side`; or widen the room"
+        things = "frames" if isinstance(given, VideoInput) else "tiles"
+        return f"show fewer {things}, or a smaller `side`; or widen the room"
     if isinstance(given, ImageInput):
         return "lower the high end of `budget`"
     if given.resize.clip is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import av
 import numpy as np
@@ -49,9 +49,9 @@ QUERIES = {"tokens": 3, "grid": None, "window": [1, 1]}
 
 def media_input(kind="image", folded=False, alpha="drop"):
     """A native input of a tower with rotary positions."""
-    clip = RULE if kind == "video" else None
-    rule = Native(8, 1, 64, aspect=10, per_slot=2, clip=clip)
+    rule = Native(8, 1, 64, aspect=10, per_slot=2)
     spec = {"kind": kind, "size": rule.to_json(), "alpha": alpha, "channels": 3}
+    spec |= {"clip": asdict(RULE)} if kind == "video" else {}
     views = {kind: PACKED | {"folded": folded}}
     return MediaInput(kind, spec | {"views": views, "ends": {"merger": MERGED}})
 
