@@ -311,12 +311,16 @@ class _Walk:
             weights, state = self._entry(name, program)
             progress = Progress(stage=name)
         compiled = self._options.backend == "inductor"
+        compares = "pairs" in program.spec
+        workers = 1 if compares else self._options.workers
+        if workers < self._options.workers:
+            self._notice(f"{name} compares the pairs of a whole batch: one worker computes it")
         run = StageRun(
             program,
             self._plan[name],
             weights,
             device=self._options.device,
-            workers=self._options.workers,
+            workers=workers,
             compiled=compiled,
         )
         kept = run.optimizer.load(state)
@@ -329,13 +333,13 @@ class _Walk:
         code: AbstractContextManager[None] = nullcontext()
         if compiled:
             code = code_in(cache_folder("train", text_of_methods(program.methods)))
-        kind = PairSamples if "pairs" in program.spec else Samples
+        kind = PairSamples if compares else Samples
         samples = kind(
             program.spec,
             stage,
             self._resources,
             seed=f"{stage.seed}/{name}",
-            workers=self._options.workers,
+            workers=workers,
             device=self._options.device,
         )
         drops = Drops(program.methods, f"{stage.seed}/{name}")
@@ -378,7 +382,7 @@ class _Walk:
         done = share_done(stage.stop, progress, mixture.epoch)
         self._listener.stage(name, stage.stop, done)
         began = time.perf_counter() - progress.seconds
-        with Ahead(feed.batches(progress.position)) as batches, threads(options.workers):
+        with Ahead(feed.batches(progress.position)) as batches, threads(len(run.replicas)):
             for batch in batches:
                 self._bad.add(batch.bad)
                 rate = schedule.rate(progress.step, done, progress.warm)

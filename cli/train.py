@@ -99,7 +99,7 @@ content parts), or a folder of pictures with their captions in .txt files beside
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Threads that each compute a share of every batch.",
+    help="Threads that each compute a share of a batch; one where its pairs are compared.",
 )
 @click.option(
     "--loaders",

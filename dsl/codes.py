@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "N213": "a required block is missing",
     "N214": "there is no call of this name",
     "N215": "a name stands for the wrong kind of thing",
+    "N216": "a part has a name that the program needs for itself",
     # V3: values and units
     "V301": "a unit of the wrong dimension",
     "V302": "a number without the unit that it needs",
@@ -79,6 +80,7 @@ CODES: dict[str, str] = {
     "F612": "a setting that goes by blocks, of a part without them",
     "F613": "tokens that a stage leaves out, and that something needs",
     "F614": "objectives that a stage cannot minimise together, or that lack one another",
+    "F615": "a batch that is compared as a whole, and computed in parts",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",

@@ -23,6 +23,20 @@ NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "
 TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective", "mode")
 DEFAULT_TYPES = {"mode": "Chat"}
 """What a block is that does not say its type."""
+_RESERVED = """
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
+    named_parameters parameters register_backward_hook register_buffer register_forward_hook
+    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
+    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
+    zero_grad
+    graph outputs place signature values
+"""
+RESERVED = frozenset(_RESERVED.split())
+"""What the modules that a recipe is lowered to have under names of their own: no part can."""
 ENTRY_HOMES: dict[EntryKind, str] = {
     "special": "tokens",
     "map": "weights",
@@ -221,6 +235,13 @@ class _Layer:
                 fix=Fix(f"write `{block.header.text} : Type`"),
             )
             return
+        if block.kind in ("encoder", "adapter") and block.name in RESERVED:
+            self._complain(
+                "N216",
+                f"a part cannot have the name `{block.name}`",
+                (Label(block.name_span, "every module of the program has something of this name"),),
+                fix=Fix(f"write `{block.name}_{block.kind}`, say"),
+            )
         part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
         self._whole.parts[block.name] = part
         self._declared.add(block.name)

@@ -71,7 +71,9 @@ def _setting(recipe: Recipe, path: syntax.Path) -> Quantity:
     first, *rest = (step.name for step in path.steps)
     if rest == ["tokens"]:
         media = [medium for medium in reach(recipe).get(first, ()) if views(recipe, medium)]
-        most = [bounds(item_tokens(recipe, medium), domain(recipe)).most for medium in media]
+        part = first if first in recipe.encoders | recipe.adapters else None
+        counts = [item_tokens(recipe, medium, part) for medium in media]
+        most = [bounds(count, domain(recipe)).most for count in counts]
         if not most:
             _refuse(path.span, f"`{first}` sees no input")
         counted = [count for count in most if count is not None]

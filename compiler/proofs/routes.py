@@ -14,7 +14,7 @@ from ..routes import OBJECTIVES
 def prove_routes(recipe: Recipe, findings: Findings) -> None:
     """Gather the stages that minimise what cannot be had together."""
     for name in recipe.stages:
-        for diagnostic in (*_mixed(recipe, name), *_drawn(recipe, name)):
+        for diagnostic in (*_mixed(recipe, name), *_drawn(recipe, name), *_cut(recipe, name)):
             findings.add(diagnostic)
 
 
@@ -30,6 +30,24 @@ def _mixed(recipe: Recipe, stage: str) -> Iterator[Diagnostic]:
             labels(recipe, (f"{stage}.loss", "no batch has both")),
             "some compare pictures with texts, pair by pair, and the others read dialogues",
             Fix("let one stage follow the other"),
+        )
+
+
+def _cut(recipe: Recipe, stage: str) -> Iterator[Diagnostic]:
+    """A batch whose pairs are told apart from one another is computed at once."""
+    settings = recipe.stages[stage]
+    paired = [name for name in settings.loss if isinstance(recipe.objectives.get(name), OBJECTIVES)]
+    if paired and settings.accumulate > 1:
+        yield Diagnostic(
+            "F615",
+            f"stage `{stage}` computes its batches in parts, and compares them as a whole",
+            labels(
+                recipe,
+                (f"{stage}.accumulate", f"{settings.accumulate} parts of each batch"),
+                (f"{stage}.loss", f"{listing(paired)}: each pair is told apart from the others"),
+            ),
+            "a part of a batch has fewer pairs to compare with, so its loss is another one",
+            Fix("leave `accumulate` out"),
         )
 
 

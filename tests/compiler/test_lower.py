@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +15,7 @@ from triptych.compiler.pipeline import for_inference, for_training
 from triptych.compiler.types import evaluate
 from triptych.compiler.weights import names
 from triptych.dsl.load import load_recipe
+from triptych.dsl.names import RESERVED
 
 TOTALS = {
     "qwen2_vl_2b": (729, 2_208_985_600, 665_271_296),
@@ -42,6 +44,12 @@ SHAPES_7B = {
     "model.norm.weight": (3584,),
     "lm_head.weight": (152064, 3584),
 }
+
+
+def test_no_part_can_have_a_name_that_the_modules_need():
+    method = lower(for_inference(load_recipe("qwen2_vl_tiny"), "chat"), device="meta").methods
+    taken = {name for name in dir(method["prefill"]) if re.fullmatch(r"[A-Za-z]\w*", name)}
+    assert taken - load_recipe("qwen2_vl_tiny").encoders.keys() - {"lm"} <= RESERVED
 
 
 @pytest.mark.parametrize("name", TOTALS)

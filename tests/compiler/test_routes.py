@@ -7,8 +7,8 @@ import pytest
 from triptych.compiler.build import build
 from triptych.compiler.ops import QueryBlocks
 from triptych.compiler.pipeline import for_inference, for_training, prove
-from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.load import load_recipe
+from triptych.dsl.diagnostics import RecipeError, render
+from triptych.dsl.load import load_recipe, load_text
 
 RECIPE = "internvl_14b_tiny"
 
@@ -57,3 +57,20 @@ def test_hard_negatives_need_the_contrast_that_they_are_drawn_by(recipe, amended
     amend = [amended] if "hard" in amended else [amended, "itm.negatives = hard(itc)"]
     with pytest.raises(RecipeError, match="F614"):
         prove(load_recipe(recipe, amend=amend))
+
+
+def test_a_batch_that_is_compared_as_a_whole_is_not_computed_in_parts(golden):
+    with pytest.raises(RecipeError) as caught:
+        prove(load_recipe(RECIPE, amend=["generative.accumulate = 2"]))
+    golden.check("proofs/F615_parts.txt", render(caught.value.diagnostics))
+
+
+@pytest.mark.parametrize(
+    ("part", "most"),
+    [("vit", 17), ("qllama", 8), ("patch_mlp", 16), ("query_mlp", 8), ("image", 24), ("lm", 24)],
+)
+def test_an_assertion_counts_one_part_of_several(part, most):
+    variant = f"recipe one extends internvl_chat_qllama_tiny {{ assert {part}.tokens == %dtok }}"
+    prove(load_text(variant % most))
+    with pytest.raises(RecipeError, match="V314"):
+        prove(load_text(variant % (most + 1)))
