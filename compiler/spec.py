@@ -9,7 +9,7 @@ from typing import Any
 from ..dsl.inputs import ImageInput, VideoInput
 from ..dsl.modes import AnyMode, Features, Retrieval
 from ..dsl.objectives import Captioning, Contrastive, Matching, Objective, Uniform
-from ..dsl.parts import Decoder, Mrope, Ntk, Rope, Rope2d, ViT
+from ..dsl.parts import Decoder, Mrope, Ntk, QueryDecoder, Rope, Rope2d, ViT
 from ..dsl.recipe import Recipe
 from ..dsl.stages import Stage
 from ..dsl.texts import (
@@ -43,7 +43,8 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
     Keys: `tokens` (tokenizer, special tokens, padding), `inputs`, `features` (the part and the
     input of each run of feature rows, in order), `text` (positions), `layouts` (all of them),
     `layout` (those of the purpose, the preferred first), `limits`, for a mode `kind` (chat,
-    retrieval or features) and `sampling`, and for a stage `pairs`: what its objectives compare.
+    retrieval or features), `sampling` and `caption`, and for a stage `pairs`: what its
+    objectives compare.
     """
     media = tuple(media)
     spec = {
@@ -80,7 +81,9 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
     if isinstance(purpose, Retrieval):
         return spec | kind | {"layout": [purpose.layout]}
     limits["new"] = purpose.new
-    return spec | kind | {"layout": [purpose.layout], "sampling": purpose.sampling.model_dump()}
+    limits["history"] = purpose.history.high if purpose.history else None
+    asked = {"layout": [purpose.layout], "sampling": purpose.sampling.model_dump()}
+    return spec | kind | asked | {"caption": isinstance(recipe.lm, QueryDecoder)}
 
 
 def _questions(recipe: Recipe) -> dict[str, Any]:
@@ -149,9 +152,10 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
     assert normalize, "pixels without a scale are refused by prove_shapes"
     mean, std = mean_std(normalize)
     frames = getattr(tower, "frames_per_patch", 1)
-    window = next(
-        (end.window for end in ends(recipe, shown.medium).values() if end.is_packed), (1, 1)
-    )
+    window = (1, 1)
+    if shown.is_packed:
+        folded = (end.window for end in ends(recipe, shown.medium).values() if end.is_packed)
+        window = next(folded, window)
     pos = tower.pos if isinstance(tower, ViT) and isinstance(tower.pos, Rope2d) else None
     return {
         "patch": tower.patch,

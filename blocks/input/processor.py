@@ -21,6 +21,7 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
     questions layout and tokenizer of what is asked, where a part reads it
     limits    context, in tokens
     kind      of a mode: chat, retrieval or features (with class_token)
+    caption   of a chat: whether each prompt goes on behind the queries of one picture
     pairs     of a stage: by objective, its kind, layout and weight, and what is right or negative
 
 `compiler/spec.py` writes it.
@@ -84,6 +85,7 @@ class Processor(Batches):
         )
         """Finds the boxes in an answer in the preferred layout."""
         self.context: int = spec["limits"]["context"]
+        self._captions: bool = spec.get("caption", False)
         self._ask: Callable[[str], list[int]] | None = None
         if "questions" in spec:
             self._ask = _asking(spec, resources, specials)
@@ -145,7 +147,12 @@ class Processor(Batches):
         """A dialogue up to where the model goes on, in the preferred layout; errors as above."""
         messages, media = self._see(turns)
         layout = self.layouts[0]
-        return self._sample(layout, layout.prompt(messages), media, ())
+        sample = self._sample(layout, layout.prompt(messages), media, ())
+        if self._captions and [[*seen.starts.values()] for seen in sample.media] != [[[0]]]:
+            raise SampleError(
+                "the model goes on behind one picture: show it one, before anything is said"
+            )
+        return sample
 
     def _see(
         self, turns: Sequence[Turn], change: Change | None = None

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from triptych.blocks.input.processor import SampleError
 from triptych.cli.run import run_command
 
 
@@ -63,6 +64,26 @@ def test_a_caption_is_written_by_the_decoder_with_queries(images):
     done = ask("caption", images[:1], "--max-new", "4", "--json")
     answer = json.loads(done.output)
     assert len(answer["tokens"]) <= 4
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_caption_is_of_one_picture(images, count):
+    done = ask("caption", images[:count], "--prompt", "Here:")
+    assert isinstance(done.exception, SampleError)
+    assert "one picture" in str(done.exception)
+
+
+def test_records_of_a_batch_that_show_no_picture_first_are_told(images, tmp_path):
+    shown, said = {"type": "image", "image": images[0]}, {"type": "text", "text": "Here:"}
+    contents = [[shown], [said], [shown, shown], [said, shown], [shown, said]]
+    batch = tmp_path / "asked.jsonl"
+    records = [{"messages": [{"role": "user", "content": content}]} for content in contents]
+    batch.write_text("\n".join(map(json.dumps, records)))
+    done = ask("caption", [], "--batch", str(batch), "--max-new", "2")
+    assert done.exit_code == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in line for line in lines] == [False, True, True, True, False]
+    assert all("one picture" in line["error"] for line in lines[1:4])
 
 
 @pytest.mark.parametrize(
