@@ -218,29 +218,57 @@ class Session:
         feeds = {
             feed: tensor
             for feed, tensor in prompts.inputs.items()
-            if feed.rpartition(".")[0] in views
+            if _view(feed) in views
         }
         if not feeds:
             return
-        limits, first = self.executable.limits, next(iter(views))
-        if views[first]["dense"]:
-            count, most = len(feeds[f"{first}.patches"]), limits[f"{medium}.pictures"].high
-            groups = [slice(begin, begin + most) for begin in range(0, count, most)]
-        else:
-            groups = list(_groups(feeds[f"{first}.segment_id"], limits[f"{first}.patches"]))
-        for rows in groups:
-            yield {feed: tensor[rows] for feed, tensor in feeds.items()} | _asked(prompts, rows)
+        for rows in self._groups(medium, feeds):
+            some = {feed: tensor[rows[_view(feed)]] for feed, tensor in feeds.items()}
+            yield some | _asked(prompts, rows[next(iter(views))])
+
+    def _groups(self, medium: str, feeds: Mapping[str, Tensor]) -> Iterator[dict[str, slice]]:
+        """The rows of each view that one call takes, in whole pictures or frames."""
+        views, limits = self.spec["inputs"][medium]["views"], self.executable.limits
+        each = self._rows_of_one(medium, feeds)
+        if each is None:
+            (view,) = views
+            for rows in _groups(feeds[f"{view}.segment_id"], limits[f"{view}.patches"]):
+                yield {view: rows}
+            return
+        count = len(feeds[f"{next(iter(views))}.patches"]) // next(iter(each.values()))
+        most = min(limits[self._size(medium, view)].high // each[view] for view in views)
+        for begin in range(0, count, most):
+            end = min(begin + most, count)
+            yield {view: slice(begin * rows, end * rows) for view, rows in each.items()}
+
+    def _rows_of_one(self, medium: str, feeds: Mapping[str, Tensor]) -> dict[str, int] | None:
+        """How many rows a picture has in each view; None where pictures have any size."""
+        views = self.spec["inputs"][medium]["views"]
+        dense = next((view for view, given in views.items() if given["dense"]), None)
+        if dense is None:
+            return None
+        count = len(feeds[f"{dense}.patches"])
+        return {view: len(feeds[f"{view}.patches"]) // count for view in views}
+
+    def _size(self, medium: str, view: str) -> str:
+        """The name of the number of rows of a view."""
+        dense = self.spec["inputs"][medium]["views"][view]["dense"]
+        return f"{medium}.pictures" if dense else f"{view}.patches"
 
     def _seen(self, medium: str, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rows that each part makes of what one call of the towers takes."""
-        views = self.spec["inputs"][medium]["views"]
+        views, limits = self.spec["inputs"][medium]["views"], self.executable.limits
+        each = self._rows_of_one(medium, feeds) or dict.fromkeys(views, 1)
         first = next(iter(views))
-        size = f"{medium}.pictures" if views[first]["dense"] else f"{first}.patches"
-        count = len(feeds[f"{first}.patches"])
-        lacking = max(0, self.executable.limits[size].low - count)
+        count = len(feeds[f"{first}.patches"]) // each[first]
+        least = (-(-limits[self._size(medium, view)].low // each[view]) for view in views)
+        lacking = max(0, *(low - count for low in least))
         questions = {feed: feeds.pop(feed) for feed in QUESTION if feed in feeds}
         if lacking:
-            feeds = {feed: _extended(tensor, lacking) for feed, tensor in feeds.items()}
+            feeds = {
+                feed: _extended(tensor, lacking * each[_view(feed)])
+                for feed, tensor in feeds.items()
+            }
         shares = {False: (count, count + lacking)}
         if questions:
             asked = len(questions[QUESTION[0]])
@@ -272,6 +300,11 @@ class Session:
                 if name in wanted
             },
         )
+
+
+def _view(feed: str) -> str:
+    """The view that a feed belongs to: `image` of `image.patches`."""
+    return feed.rpartition(".")[0]
 
 
 def _asked(prompts: Prompts, pictures: slice) -> dict[str, Tensor]:

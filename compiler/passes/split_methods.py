@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Methods, Node
-from ..ops import Concat, Input, Pictures, QueryBlocks, Splice, TakeLast
+from ..ops import Concat, Input, Pictures, QueryBlocks, Rows, Splice, TakeLast
 from ..types import Size, Symbol, TensorType, substitute
 from .drop_unused import drop_unused
 from .infer_shapes import infer
@@ -78,7 +78,7 @@ class SplitInference:
     def _tower(self, node: Node) -> str | None:
         """The tower that a node belongs to; None when it is none of one."""
         part = node.module.partition(".")[0]
-        return part if part in self.towers and not isinstance(node.op, Input) else None
+        return part if part in self.towers and not isinstance(node.op, Input | Rows) else None
 
 
 @dataclass(frozen=True)
