@@ -261,8 +261,8 @@ class Session:
         each = self._rows_of_one(medium, feeds) or dict.fromkeys(views, 1)
         first = next(iter(views))
         count = len(feeds[f"{first}.patches"]) // each[first]
-        least = (-(-limits[self._size(medium, view)].low // each[view]) for view in views)
-        lacking = max(0, *(low - count for low in least))
+        lows = (-(-limits[self._size(medium, view)].low // each[view]) for view in views)
+        lacking = max(0, *(low - count for low in lows))
         questions = {feed: feeds.pop(feed) for feed in QUESTION if feed in feeds}
         if lacking:
             feeds = {
