@@ -66,6 +66,9 @@ class Mode(Model):
     batch: CountRange
     prompt: TokRange
     """Tokens of a prompt, features included."""
+    history: TokRange | None = None
+    """Tokens of what stands before the last question; the oldest turns are left out, whole, until
+    it and the prompt are within their limits. None: a prompt that is too long is refused."""
     new: Tok
     """The most tokens that an answer takes."""
     resize: Resizing | None = None

@@ -19,7 +19,7 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
     layouts   by name: system, rules, stop: the ids that end an answer
     layout    the names of those in use, the preferred first
     questions layout and tokenizer of what is asked, where a part reads it
-    limits    context, in tokens
+    limits    context, in tokens; of a mode prompt, and history: what may stand before a question
     kind      of a mode: chat, retrieval or features (with class_token)
     caption   of a chat: whether each prompt goes on behind the queries of one picture
     pairs     of a stage: by objective, its kind, layout and weight, and what is right or negative
@@ -85,6 +85,8 @@ class Processor(Batches):
         )
         """Finds the boxes in an answer in the preferred layout."""
         self.context: int = spec["limits"]["context"]
+        self._history: int | None = spec["limits"].get("history")
+        self._longest: int | None = spec["limits"].get("prompt")
         self._captions: bool = spec.get("caption", False)
         self._ask: Callable[[str], list[int]] | None = None
         if "questions" in spec:
@@ -144,8 +146,11 @@ class Processor(Batches):
         return self._sample(layout, runs, media, pools)
 
     def prompt(self, turns: Sequence[Turn]) -> Sample:
-        """A dialogue up to where the model goes on, in the preferred layout; errors as above."""
-        messages, media = self._see(turns)
+        """A dialogue up to where the model goes on, in the preferred layout; errors as above.
+
+        Where the history is limited, the oldest turns are left out.
+        """
+        messages, media = self._recent(*self._see(turns))
         layout = self.layouts[0]
         sample = self._sample(layout, layout.prompt(messages), media, ())
         if self._captions and [[*seen.starts.values()] for seen in sample.media] != [[[0]]]:
@@ -153,6 +158,30 @@ class Processor(Batches):
                 "the model goes on behind one picture: show it one, before anything is said"
             )
         return sample
+
+    def _recent(
+        self, messages: list[Message], media: list[Seen]
+    ) -> tuple[list[Message], list[Seen]]:
+        """A dialogue without its oldest turns, as many as its limits want; what the system says
+        and the last question stay."""
+        asked = [number for number, message in enumerate(messages) if message.role == "user"]
+        if self._history is None or self._longest is None or not asked:
+            return messages, media
+        layout, opening = self.layouts[0], messages[: asked[0]]
+        for first in asked:
+            history = [*opening, *messages[first : asked[-1]]]
+            kept = [*history, *messages[asked[-1] :]]
+            if first == asked[-1] or (
+                self._count(layout.render(history)) <= self._history
+                and self._count(layout.prompt(kept)) <= self._longest
+            ):
+                break
+        gone = sum(map(_shows, messages[asked[0] : first]))
+        before = sum(map(_shows, opening))
+        return kept, media[:before] + media[before + gone :]
+
+    def _count(self, runs: Sequence[Run]) -> int:
+        return len(tokenised(runs, self.tokenizer)[0])
 
     def _see(
         self, turns: Sequence[Turn], change: Change | None = None
@@ -225,6 +254,11 @@ def _ends(spec: Mapping[str, Any]) -> set[int]:
     """The special tokens that a question is written with."""
     rules = spec["layouts"][spec["questions"]["layout"]]["rules"].values()
     return {item["id"] for rule in rules for item in rule["items"] if "special" in item}
+
+
+def _shows(message: Message) -> int:
+    """How many pictures and clips a message shows."""
+    return sum(isinstance(part, Medium) for part in message.parts)
 
 
 def questions(turns: Sequence[Turn]) -> list[tuple[str, ...]]:
