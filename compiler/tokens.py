@@ -186,7 +186,8 @@ def _taken(recipe: Recipe, medium: str, end: Yield) -> Size:
     if end.tokens is not None:
         return multiply(pictures(recipe, medium), end.tokens)
     given = recipe.inputs[medium]
-    resize, (shown, *_) = given.resize, views(recipe, medium)
+    resize = given.resize
+    shown = next(view for view in views(recipe, medium) if view.is_packed)
     patch = recipe.encoders[shown.encoder].patch
     per_slot = frames_per_slot(recipe, medium) if isinstance(given, VideoInput) else 1
     if shown.side is not None:
@@ -235,15 +236,18 @@ def meaning_of(recipe: Recipe) -> dict[str, Size]:
     """What the symbols in the graph's types mean: `image.patches` is a total over the images."""
     meaning = dict[str, Size]()
     for medium in recipe.inputs:
-        found, each = ends(recipe, medium), Symbol(f"{medium}.tokens")
+        found = ends(recipe, medium)
         meaning[f"{medium}.pictures"] = total(medium, pictures(recipe, medium))
-        for shown in views(recipe, medium) if found else ():
-            window = math.prod(next(iter(found.values())).window)
-            meaning[f"{shown.name}.patches"] = multiply(window, total(medium, each))
+        for shown in views(recipe, medium):
+            packed = next((part for part, end in found.items() if end.is_packed), None)
+            if shown.is_packed and packed:
+                each = Symbol(f"{medium}.{packed if len(found) > 1 else 'tokens'}")
+                area = math.prod(found[packed].window)
+                meaning[f"{shown.name}.patches"] = multiply(area, total(medium, each))
         for part in found:
             meaning[f"{medium}.{part}"] = item_tokens(recipe, medium, part)
         if found:
-            meaning[each.name] = item_tokens(recipe, medium)
+            meaning[f"{medium}.tokens"] = item_tokens(recipe, medium)
     return meaning
 
 

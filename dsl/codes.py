@@ -58,6 +58,7 @@ CODES: dict[str, str] = {
     "S412": "a part has no such output to take",
     "S413": "patches that do not fall into whole windows",
     "S414": "sources that are joined place by place differ in their tokens",
+    "S415": "two towers pack the patches of one input",
     # T5: tokens
     "T501": "a special token outside the vocabulary",
     "T502": "two special tokens on one id",

@@ -21,6 +21,8 @@ def prove_shapes(recipe: Recipe, findings: Findings) -> None:
         findings.add(diagnostic)
     for diagnostic in (*_widths(recipe), *_multiples(recipe), *_frames(recipe), *_scales(recipe)):
         findings.add(diagnostic)
+    for diagnostic in _packed(recipe):
+        findings.add(diagnostic)
     told = set[str]()
     for path, seen in _as_used(recipe):
         for name, diagnostic in _sides(seen, path):
@@ -121,6 +123,26 @@ def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
             )
 
 
+def _packed(recipe: Recipe) -> Iterator[Diagnostic]:
+    """One tower at most packs the patches of an input: its windows are what its tokens count."""
+    for medium in recipe.inputs:
+        towers = [shown.encoder for shown in views(recipe, medium) if shown.is_packed]
+        if len(towers) < 2:
+            continue
+        first, other, *_ = towers
+        yield Diagnostic(
+            "S415",
+            f"`{first}` and `{other}` both pack the patches of `{medium}`",
+            labels(
+                recipe,
+                (f"{other}.pos", "these positions leave the size open"),
+                (f"{first}.pos", "and so do these"),
+            ),
+            "two towers may cut a picture into different patches; those of one are counted",
+            Fix(f"give `{other}` a table, `pos = learned(...)`, and `{medium}` a fixed `resize`"),
+        )
+
+
 def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
     """Pictures of one size fall into whole patches, for each of which the table has a row."""
     for medium in recipe.inputs:
@@ -130,7 +152,12 @@ def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
                 continue
             seen = (path or _side_path(recipe, shown), f"pictures of {shown.side} px")
             window = next(
-                (end.window for end in ends(recipe, medium).values() if shown.is_packed), (1, 1)
+                (
+                    end.window
+                    for end in ends(recipe, medium).values()
+                    if end.is_packed and shown.is_packed
+                ),
+                (1, 1),
             )
             needed = tower.patch * math.lcm(*window)
             if shown.side % needed:

@@ -17,6 +17,20 @@ MISTAKES = {
       resize = native(multiple: 21px, budget: 4tok..64tok)
     }""",
     "S406_frames": "amend input video { frames = 4..9 }",
+    "S415_packed_twice": """
+      drop weights
+      add encoder fine : ViT {
+        in = image patch = 7px depth = 1 width = 32 heads = 4 ffn = 64 act = gelu
+        norm = layernorm(eps: 1e-6) pos = rope2d(theta: 100)
+      }
+      add adapter join : SplitMLP { in = [vit, fine] each = 24 out = 48 act = gelu }
+      amend adapter merger { in = join }
+      drop input video
+      amend encoder vit { in = image frames_per_patch = 1 }
+      amend stage vision { train = [vit, fine, join, merger] }
+      amend stage joint { train = [vit, fine, join, merger, lm] }
+      amend stage sft { freeze = [vit, fine, join, merger] }
+    """,
     "T504_picture": """amend input image {
       resize = native(multiple: 28px, budget: 4tok..40000tok)
     }""",

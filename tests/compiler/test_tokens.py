@@ -11,6 +11,7 @@ from triptych.compiler.tokens import (
     frame_cost,
     item_cost,
     item_tokens,
+    meaning_of,
     placed,
     size_rule,
     worst,
@@ -108,6 +109,33 @@ def test_a_window_that_the_multiple_holds_several_times(variant):
     found = counted(recipe, recipe.layouts["chatml"], "image", (224, 224))
     assert found.tokens == 64
     assert str(item_tokens(recipe, "image")).startswith("4 * fit(")
+
+
+def test_each_tower_counts_by_its_own_patches(variant):
+    """A tower of whole pictures stands before one that packs its patches."""
+    recipe = variant("""
+      drop input video
+      drop encoder vit
+      amend input image { resize = square(56px) }
+      add encoder whole : ViT {
+        in = image patch = 28px depth = 1 width = 48 heads = 4 ffn = 64 act = gelu
+        norm = layernorm(eps: 1e-6) pos = learned(2x2)
+      }
+      add encoder vit : ViT {
+        in = image patch = 14px depth = 1 width = 32 heads = 4 ffn = 64 act = gelu
+        norm = layernorm(eps: 1e-6) pos = rope2d(theta: 100)
+      }
+      amend lm { in = [whole, merger] }
+    """)
+    assert [item_tokens(recipe, "image", part) for part in ("whole", "vit", "merger")] == [4, 16, 4]
+    meaning = {name: str(size) for name, size in meaning_of(recipe).items()}
+    assert meaning == {
+        "image.pictures": "image.count",
+        "image_vit.patches": "4 * total(image, image.merger)",
+        "image.whole": "4",
+        "image.merger": "4",
+        "image.tokens": "8",
+    }
 
 
 def test_text_around_pictures_is_bounded_by_its_bytes(recipe):
