@@ -188,12 +188,13 @@ class Builder:
         """The blocks of a tower behind which something is taken, the last one included if used."""
         parts = self.recipe.encoders | self.recipe.adapters
         takers = [*parts.values(), *([self.recipe.lm] if self.recipe.lm else [])]
-        depth, taken = int(getattr(parts[name], "depth", 0)), set[int]()
+        last, taken = int(getattr(parts[name], "depth", 0)) - 1, set[int | None]()
         for source in (source for taker in takers for source in taker.in_ if source.part == name):
             steps = source.parts[1:] if isinstance(source, Selector) else ()
-            at = next((step.first for step in steps if step.first is not None), depth - 1)
-            taken.add(at)
-        return () if taken <= {depth - 1} else tuple(sorted(taken))
+            taken.add(next((step.first for step in steps if step.first is not None), None))
+        if taken <= {None}:
+            return ()
+        return tuple(sorted({last if block is None else block for block in taken}))
 
     def tapped(self, name: str, medium: str, blocks: str, taps: tuple[int, ...]) -> str:
         """Adds a node for what each tapped block of a tower yields; gives the last of all."""

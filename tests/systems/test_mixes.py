@@ -82,7 +82,7 @@ MIXES = {
     + VIT % ("a", "image", "learned(4x4)")
     + VIT % ("b", "resize(image, 16px)", "learned(2x2)")
     + "adapter pa : Linear { in = a out = lm.width }"
-    + "adapter pb : Linear { in = b.blocks[0] out = lm.width }"
+    + "adapter pb : Linear { in = b.blocks[1] out = lm.width }"
     + TAIL % ("[pa, pb]", MROPE, "image_pad * x.pa gap image_pad * x.pb", "[a, b, pa, pb, lm]"),
     "one vector a picture": HEAD % "crop(32px)"
     + VIT % ("vit", "image", CLASS)
