@@ -187,7 +187,10 @@ class Layout:
         return _joined(self._runs(self._own(messages), _Lot(lot)))
 
     def prompt(self, messages: Sequence[Message]) -> tuple[Run, ...]:
-        """A dialogue up to where the model goes on: a prefix of what `render` gives with an answer.
+        """A dialogue up to where the model goes on: the text that `render` gives before an answer.
+
+        Nothing in it is learnt, so earlier answers are tokenised with the text around them, as
+        published chats do, unless the layout sets them apart.
 
         The last message may be an answer of which only the unsupervised parts are given; else the
         opening of an answer is added. Of every choice the first is taken.
@@ -202,7 +205,7 @@ class Layout:
                 f"the layout {self.name} lays out {_listed(self._params(self.answer))} by the rule "
                 f"`{self.answer}`, and {wanted} of that must stand before the answer: {given} given"
             )
-        return _joined(self._runs(messages, _Lot(0), cut=True))
+        return _joined(map(_unlearnt, self._runs(messages, _Lot(0), cut=True)))
 
     def _own(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in terms of this layout: without turns, an exchange is one whole sample."""
@@ -450,10 +453,15 @@ def _named(item: Mapping[str, Any]) -> Iterator[str]:
         yield from _named(inner)
 
 
+def _unlearnt(run: Run | _Border) -> Run | _Border:
+    return replace(run, loss=False) if isinstance(run, Text | Special) else run
+
+
 def _joined(runs: Iterable[Run | _Border]) -> tuple[Run, ...]:
     """Neighbouring text as one run, so that a tokenizer sees it as it would the written page.
 
-    Runs that differ in `loss` stay apart: the tokens of a prompt are those of training.
+    Runs that differ in `loss` stay apart: what stands before an answer is tokenised in training as
+    in a prompt, where the answer is not there yet.
     """
     joined: list[Run] = []
     behind: Behind = "start"

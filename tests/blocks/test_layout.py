@@ -101,6 +101,37 @@ def test_a_prompt_is_what_stands_before_the_first_supervised_token():
     assert whole[len(prompt)].loss
 
 
+def test_earlier_answers_of_a_prompt_stand_in_one_text_with_what_surrounds_them():
+    earlier = [Message("user", ("Hi",)), Message("assistant", ("Hello.",))]
+    prompt = chat().prompt([*earlier, Message("user", ("So?",))])
+    assert Text("assistant\nHello.") in prompt
+    learnt = chat().render(earlier)
+    assert {Text("assistant\n"), Text("Hello.", loss=True, behind="text")} <= {*learnt}
+
+
+def test_earlier_answers_that_are_set_apart_stay_so():
+    layout = Layout(
+        "apart",
+        {
+            "system": None,
+            "stop": [END],
+            "rules": {
+                "user": {"params": ["b"], "items": [{"text": "Q:"}, {"slot": "b"}]},
+                "assistant": {
+                    "params": ["b"],
+                    "items": [
+                        {"text": "A:"},
+                        {"loss": [{"apart": [{"slot": "b"}]}, {"special": "end", "id": END}]},
+                    ],
+                },
+            },
+        },
+    )
+    turns = [Message("user", ("Hi",)), Message("assistant", ("Yes.",)), Message("user", ("So?",))]
+    texts = [run.text for run in layout.prompt(turns) if isinstance(run, Text)]
+    assert texts == ["Q:HiA:", "Yes.", "Q:So?A:"]
+
+
 def test_a_system_message_of_the_dialogue_replaces_that_of_the_layout():
     runs = chat().render([Message("system", ("Be brief.",)), Message("user", ("Hi",))])
     assert next(run for run in runs if isinstance(run, Text)) == Text("system\nBe brief.")

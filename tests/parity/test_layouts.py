@@ -138,6 +138,14 @@ def test_minigpt4_prompts(case, minigpt4):
     assert ids[place + 1 :] == case.inputs["chat/prompt_ids_1"].tolist()
 
 
+@cases("minigpt4_full")
+def test_minigpt4_tokenises_earlier_turns_as_one_text(case, minigpt4):
+    asked = said("user", picture(proj=1), "What is it?")
+    ids = minigpt4.prompt("vicuna", asked, said("assistant", " A frog."), said("user", "Sure?"))
+    text = "</Img> What is it?###Assistant: A frog.###Human: Sure?###Assistant: "
+    assert ids[ids.index(0) + 1 :] == minigpt4.tokenizer.encode(text, "token")
+
+
 @cases("minigpt4_processor")
 def test_minigpt4_captions_are_cleaned(case):
     cleaned = [clean_caption(text, 50) for text in case.config["captions_in"]]
