@@ -36,7 +36,7 @@ _RESERVED = """
     graph outputs place signature values
 """
 RESERVED = frozenset(_RESERVED.split())
-"""What the modules that a recipe is lowered to have under names of their own: no part can."""
+"""What every module that a recipe is lowered to has, besides names that begin with `_`."""
 ENTRY_HOMES: dict[EntryKind, str] = {
     "special": "tokens",
     "map": "weights",
@@ -235,12 +235,13 @@ class _Layer:
                 fix=Fix(f"write `{block.header.text} : Type`"),
             )
             return
-        if block.kind in ("encoder", "adapter") and block.name in RESERVED:
+        taken = block.name in RESERVED or block.name.startswith("_")
+        if block.kind in ("encoder", "adapter") and taken:
             self._complain(
                 "N216",
                 f"a part cannot have the name `{block.name}`",
-                (Label(block.name_span, "every module of the program has something of this name"),),
-                fix=Fix(f"write `{block.name}_{block.kind}`, say"),
+                (Label(block.name_span, "the modules of the program keep such names"),),
+                fix=Fix(f"write `{block.name.strip('_')}_{block.kind}`, say"),
             )
         part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
         self._whole.parts[block.name] = part

@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "statement_not_at_home": ("N203", 'amend lm { special end = "<e>" @ 5 }'),
     "unknown_recipe_setting": ("N202", "languge = 1"),
     "reserved_name": ("N216", "add adapter half : Linear { in = vit out = lm.width }"),
+    "reserved_letter": ("N216", "add adapter _apply : Linear { in = vit out = lm.width }"),
     "missing_settings": ("N212", "add mode quick { layout = caption }"),
     "unknown_part_in_value": ("N204", "amend adapter merger { out = lmm.width }"),
     "unknown_setting_in_value": ("N204", "amend adapter merger { out = lm.widht }"),
