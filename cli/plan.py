@@ -88,14 +88,14 @@ def _in_full(made: Plan) -> None:
     for stage in made.stages:
         click.echo()
         heading(f"stage {stage.name}")
-        table([(f"  {name}", value) for name, value in _rows(made, stage) if value])
+        table([(f"  {name}", value) for name, value in _rows(stage) if value])
     if made.assumed:
         click.echo()
         heading("assumed, since nothing published says it")
         click.echo(f"  {', '.join(made.assumed)}")
 
 
-def _rows(made: Plan, stage: StagePlan) -> list[tuple[str, str]]:
+def _rows(stage: StagePlan) -> list[tuple[str, str]]:
     from ..compiler.plan import by_part, count
 
     covered, settings = stage.coverage, stage.settings

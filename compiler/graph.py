@@ -116,15 +116,6 @@ class Graph:
             found |= networkx.ancestors(self.edges, name)
         return frozenset(found)
 
-    def fed_by(self, *names: str) -> frozenset[str]:
-        """All nodes that depend on one of these, themselves included."""
-        import networkx
-
-        found = set(names)
-        for name in names:
-            found |= networkx.descendants(self.edges, name)
-        return frozenset(found)
-
     def users(self, name: str) -> tuple[Node, ...]:
         """The nodes that take the value of one, in order."""
         return tuple(node for node in self if name in node.inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -151,11 +151,3 @@ def by_part(parameters: Mapping[str, Param]) -> dict[str, int]:
         part = name.partition(".")[0]
         found[part] = found.get(part, 0) + param.count
     return found
-
-
-def by_module(parameters: Mapping[str, Param], modules: Iterable[str]) -> dict[str, int]:
-    """The same for modules below the parts: `vit.patch_embed`, `vit.blocks`, `lm.embed`."""
-    return {
-        module: count({n: p for n, p in parameters.items() if n.startswith(f"{module}.")})
-        for module in modules
-    }

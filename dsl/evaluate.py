@@ -319,14 +319,14 @@ class Evaluator:
             return None
         part = self.whole.parts.get(home if first.name == "this" else first.name)
         if part is None:
-            self._astray(path, first, self.whole.parts, f"there is no part `{first.name}`")
+            self._astray(first, self.whole.parts, f"there is no part `{first.name}`")
         model = model_of(part)
         if model is None:
             raise Reported
         setting, *deeper = rest
         known = settings_of(model)
         if setting.name not in known:
-            self._astray(path, setting, known, f"`{part.name}` has no setting `{setting.name}`")
+            self._astray(setting, known, f"`{part.name}` has no setting `{setting.name}`")
         given = self._setting(part, setting.name)
         if given is None and known[setting.name].is_required():
             raise Reported
@@ -346,9 +346,7 @@ class Evaluator:
         field = settings_of(model)[rest[0].name]
         return any(isinstance(marker, Measure) for marker in field.metadata)
 
-    def _astray(
-        self, path: syntax.Path, step: syntax.Step, known: Iterable[str], title: str
-    ) -> NoReturn:
+    def _astray(self, step: syntax.Step, known: Iterable[str], title: str) -> NoReturn:
         near = nearest(step.name, known)
         labels = [Label(step.span)]
         if step.name in self.whole.dropped:

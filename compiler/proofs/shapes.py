@@ -150,7 +150,7 @@ def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
             name, tower = shown.encoder, recipe.encoders[shown.encoder]
             if shown.side is None:
                 continue
-            seen = (path or _side_path(recipe, shown), f"pictures of {shown.side} px")
+            seen = (path or _side_path(shown), f"pictures of {shown.side} px")
             window = next(
                 (
                     end.window
@@ -193,7 +193,7 @@ def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
             )
 
 
-def _side_path(recipe: Recipe, shown: View) -> str:
+def _side_path(shown: View) -> str:
     return f"{shown.encoder}.in" if shown.resized else f"{shown.medium}.resize"
 
 
