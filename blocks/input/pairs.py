@@ -112,27 +112,26 @@ def _match(
     Where the model draws the others itself, it is given each pair once, and three answers.
     """
     count = len(pairs)
+    if said["negatives"] == "hard":
+        return {
+            "texts": [pair.texts[said["layout"]] for pair in pairs],
+            "picture": torch.arange(count),
+            "target": torch.tensor([1, 0, 0]).repeat_interleave(count),
+            "weight": torch.full((3 * count,), 1 / (3 * count)),
+        }
     own = np.arange(count)
     others = np.array([_other(pairs, number, chance) for number in range(count)])
-    match said["negatives"]:
-        case "half":
-            pictures, first = own, count - count // 2
-            texts = np.concatenate([others[:first], own[first:]])
-        case "all":
-            pictures, first = np.concatenate([own, own]), count
-            texts = np.concatenate([others, own])
-        case _:
-            pictures, texts, first = own, own, 0
-    target = torch.from_numpy((np.arange(len(texts)) >= first).astype(np.int64))
-    weight = _mean(not pairs[text].is_empty and text >= 0 for text in texts)
-    if said["negatives"] == "hard":
-        target = torch.tensor([1, 0, 0]).repeat_interleave(count)
-        weight = torch.full((3 * count,), 1 / (3 * count))
+    if said["negatives"] == "half":
+        pictures, first = own, count - count // 2
+        texts = np.concatenate([others[:first], own[first:]])
+    else:
+        pictures, first = np.concatenate([own, own]), count
+        texts = np.concatenate([others, own])
     return {
         "texts": [pairs[text].texts[said["layout"]] for text in texts],
         "picture": torch.from_numpy(pictures),
-        "target": target,
-        "weight": weight,
+        "target": torch.from_numpy((np.arange(len(texts)) >= first).astype(np.int64)),
+        "weight": _mean(not pairs[text].is_empty and text >= 0 for text in texts),
     }
 
 
