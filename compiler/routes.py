@@ -366,8 +366,8 @@ def loose_ends(builder: Builder) -> Mapping[str, str]:
     for name, part in recipe.adapters.items():
         for medium in builder.reaching(name) or [""]:
             if name not in taken:
-                if spoken := _spoken(recipe, name):
-                    builder.route = builder.routes.get(spoken) or fed(builder, spoken, "texts")
+                if read := _read(recipe, name):
+                    builder.route = builder.routes.get(read) or fed(builder, read, "texts")
                 node = builder.part(name, medium)
                 outputs[node] = node
             if isinstance(part, QueryDecoder) and medium:
@@ -381,11 +381,11 @@ def loose_ends(builder: Builder) -> Mapping[str, str]:
     return outputs
 
 
-def _spoken(recipe: Recipe, name: str) -> str | None:
+def _read(recipe: Recipe, name: str) -> str | None:
     """What a part reads of a decoder with queries, directly or not: `qllama.joint`."""
     part = recipe.adapters.get(name)
     for source in part.in_ if part else ():
-        found = source.text if is_spoken(recipe, source) else _spoken(recipe, source.part)
+        found = source.text if is_spoken(recipe, source) else _read(recipe, source.part)
         if found:
             return found
     return None
