@@ -215,11 +215,7 @@ class Session:
         """What the towers take of an input, cut between pictures or frames into what one call
         takes; nothing where a prompt shows nothing to it."""
         views = self.spec["inputs"][medium]["views"]
-        feeds = {
-            feed: tensor
-            for feed, tensor in prompts.inputs.items()
-            if _view(feed) in views
-        }
+        feeds = {feed: tensor for feed, tensor in prompts.inputs.items() if _view(feed) in views}
         if not feeds:
             return
         for rows in self._groups(medium, feeds):
