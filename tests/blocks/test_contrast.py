@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
-from torch import distributed, multiprocessing
-from torch.multiprocessing.spawn import spawn
+from torch import distributed
 
 from triptych.blocks.contrast import contrastive, hard_negatives
 
@@ -33,25 +36,29 @@ def step(image, text, rows=slice(None)):
     return [loss.detach(), image.grad, text.grad, scale.grad]
 
 
-def rank(number, port, results):
-    """One of several processes, with its share of the pairs."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def rank(number: int, port: str, out: str) -> None:
+    """One of several processes, with its share of the pairs; writes what it found."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     distributed.init_process_group("gloo", rank=number, world_size=RANKS)
     share = PAIRS // RANKS
     rows = slice(number * share, (number + 1) * share)
     image, text = drawn()
-    results[number] = [value.tolist() for value in step(image[rows], text[rows], rows)]
+    Path(out).write_text(json.dumps([x.tolist() for x in step(image[rows], text[rows], rows)]))
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def test_processes_contrast_with_the_pairs_of_all():
+def test_processes_contrast_with_the_pairs_of_all(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = multiprocessing.get_context("spawn").Manager().dict()
-    spawn(rank, args=(port, results), nprocs=RANKS)
-    parts = [[torch.tensor(value) for value in results[number]] for number in range(RANKS)]
+        port = str(free.getsockname()[1])
+    outs = [str(tmp_path / str(number)) for number in range(RANKS)]
+    children = [
+        subprocess.Popen([sys.executable, __file__, str(number), port, out])
+        for number, out in enumerate(outs)
+    ]
+    assert [child.wait(timeout=120) for child in children] == [0] * RANKS
+    parts = [[torch.tensor(value) for value in json.loads(Path(out).read_text())] for out in outs]
     loss, image, text, scale = step(*drawn())
     assert torch.allclose(torch.stack([part[0] for part in parts]).sum(), loss, atol=1e-6)
     assert torch.allclose(torch.cat([part[1] for part in parts]), image, atol=1e-6)
@@ -78,3 +85,7 @@ def test_pairs_of_one_picture_are_no_negatives_unless_there_is_no_other():
     assert one[:5].eq(5).all() and one[5] != 5
     alone = hard_negatives(image, text, torch.tensor(0.0), torch.zeros(PAIRS, dtype=torch.int64))
     assert (alone != torch.arange(PAIRS)).all()
+
+
+if __name__ == "__main__":
+    rank(int(sys.argv[1]), *sys.argv[2:])
