@@ -30,7 +30,8 @@ from ..dsl.texts import (
 )
 from .build import CHANNELS, reach
 from .routes import reader_of, reads
-from .tokens import clip_rule, ends, mean_std, size_rule
+from .scaling import mean_std
+from .tokens import clip_rule, ends, size_rule
 from .yields import View, views, yielded
 
 FORMAT = 1
@@ -151,7 +152,6 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
     normalize = tower.normalize or given.normalize
     assert normalize, "pixels without a scale are refused by prove_shapes"
     mean, std = mean_std(normalize)
-    frames = getattr(tower, "frames_per_patch", 1)
     window = (1, 1)
     if shown.is_packed:
         folded = (end.window for end in ends(recipe, shown.medium).values() if end.is_packed)
@@ -159,8 +159,8 @@ def _view(recipe: Recipe, shown: View) -> dict[str, Any]:
     pos = tower.pos if isinstance(tower, ViT) and isinstance(tower.pos, Rope2d) else None
     return {
         "patch": tower.patch,
-        "frames_per_patch": frames,
-        "folded": isinstance(given, ImageInput) and frames > 1,
+        "frames_per_patch": tower.frames_per_patch,
+        "folded": isinstance(given, ImageInput) and tower.frames_per_patch > 1,
         "mean": mean,
         "std": std,
         "dense": not shown.is_packed,

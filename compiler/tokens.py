@@ -9,21 +9,16 @@ from dataclasses import dataclass
 from ..blocks.input import sizes
 from ..blocks.input.sizes import ClipRule, SizeRule, grid_of
 from ..dsl.inputs import (
-    Clip,
     Crop,
-    Half,
     ImageInput,
-    Imagenet,
     Letterbox,
-    MeanStd,
     Native,
-    Normalize,
     Padded,
     Square,
     Tiles,
     VideoInput,
 )
-from ..dsl.kinds import CallModel, Selector
+from ..dsl.kinds import Selector
 from ..dsl.modes import AnyMode, Features, Mode, Retrieval
 from ..dsl.objectives import Captioning, Contrastive, Matching, Objective
 from ..dsl.parts import QueryDecoder
@@ -46,6 +41,7 @@ from ..dsl.texts import (
 )
 from .build import reach
 from .routes import reads
+from .scaling import mean_colour
 from .sizing import fit, fit_frame, tiles
 from .types import (
     Bounds,
@@ -119,30 +115,6 @@ def size_rule(recipe: Recipe, medium: str) -> SizeRule:
             return sizes.Tiles(side, count.at_least(1), count.high, thumbnail, aspect)
 
 
-def mean_colour(recipe: Recipe, medium: str) -> tuple[int, int, int]:
-    """The mean of an input's pictures as a colour, from 0 to 255: cut off, as published."""
-    given = recipe.inputs[medium].normalize
-    assert given, "a pad without a mean is refused by prove_shapes"
-    red, green, blue = (int(share * 255) for share in mean_std(given)[0])
-    return red, green, blue
-
-
-NORMALIZE: dict[type[CallModel], tuple[list[float], list[float]]] = {
-    # The constants of OpenAI's CLIP, and of torchvision for ImageNet.
-    Clip: ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
-    Half: ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-    Imagenet: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-}
-"""Mean and deviation of red, green and blue, on the scale from 0 to 1."""
-
-
-def mean_std(normalize: Normalize) -> tuple[list[float], list[float]]:
-    """The mean and the deviation that a recipe names."""
-    if isinstance(normalize, MeanStd):
-        return list(normalize.mean), list(normalize.std)
-    return NORMALIZE[type(normalize)]
-
-
 def clip_rule(given: VideoInput) -> ClipRule:
     """Which frames of a clip are seen."""
     return ClipRule(
@@ -156,7 +128,7 @@ def clip_rule(given: VideoInput) -> ClipRule:
 def frames_per_slot(recipe: Recipe, medium: str) -> int:
     """How many frames share a slot of patches, where these are packed."""
     towers = [recipe.encoders[shown.encoder] for shown in views(recipe, medium) if shown.is_packed]
-    return max((getattr(tower, "frames_per_patch", 1) for tower in towers), default=1)
+    return max((tower.frames_per_patch for tower in towers), default=1)
 
 
 def ends(recipe: Recipe, medium: str) -> dict[str, Yield]:

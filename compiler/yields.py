@@ -84,7 +84,7 @@ def views(recipe: Recipe, medium: str) -> list[View]:
             if shown.part != medium:
                 continue
             resized = shown.side if isinstance(shown, Resized) else None
-            side = resized or getattr(recipe.inputs[medium].resize, "side", None)
+            side = resized or recipe.inputs[medium].resize.side
             packed = isinstance(tower, ViT) and tower.is_packed
             found.append(View(f"{medium}_{name}", medium, name, packed, side, resized))
     return [replace(found[0], name=medium)] if len(found) == 1 else found

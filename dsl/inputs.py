@@ -30,6 +30,8 @@ class Native(CallModel):
     `slack` times the low end of the budget for each pair of frames.
     """
 
+    side: ClassVar[None] = None
+    """Pictures keep a size of their own."""
     call: Literal["native"] = "native"
     multiple: Px
     budget: TokRange

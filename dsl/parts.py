@@ -225,6 +225,7 @@ class SamViT(PartModel):
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("blocks",)
+    frames_per_patch: ClassVar[int] = 1
     type: Literal["SamViT"] = "SamViT"
     in_: Annotated[tuple[Shown, ...], OneOrMore()] = Field(alias="in", min_length=1)
     patch: Px

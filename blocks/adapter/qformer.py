@@ -5,11 +5,11 @@ Shape suffixes: M pictures, Q queries, S tokens of a picture, W width, C width o
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..attention import Attention
 from ..feed_forward import FeedForward
 from ..norms import NORMS
+from ..recompute import through
 
 
 class QFormerBlock(nn.Module):
@@ -71,10 +71,7 @@ class QFormerBlocks(nn.ModuleList):
     def forward(self, x_MQW: Tensor, seen_MSC: Tensor, mask_M1S: Tensor | None = None) -> Tensor:
         """From [M, Q, W] to [M, Q, W]."""
         for block in self:
-            if block.checkpoint:
-                x_MQW = checkpoint(block, x_MQW, seen_MSC, mask_M1S, use_reentrant=False)
-            else:
-                x_MQW = block(x_MQW, seen_MSC, mask_M1S)
+            x_MQW = through(block, x_MQW, seen_MSC, mask_M1S)
         return x_MQW
 
 

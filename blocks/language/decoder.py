@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from ..feed_forward import GatedFeedForward
 from ..norms import NORMS
+from ..recompute import through
 from .attention import DecoderAttention, LayerCache
 
 
@@ -103,8 +103,6 @@ class DecoderBlocks(nn.ModuleList):
         for index, block in enumerate(self):
             if caches is not None:
                 x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B, scale_BT)
-            elif block.checkpoint:
-                x_BTW = checkpoint(block, x_BTW, cos_BTD, sin_BTD, mask_BTS, use_reentrant=False)
             else:
-                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS)
+                x_BTW = through(block, x_BTW, cos_BTD, sin_BTD, mask_BTS)
         return x_BTW

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..norms import NORMS
 from ..operators import attend
+from ..recompute import through
 from .attention import LayerCache, cache_mask
 from .decoder import DecoderBlock
 
@@ -253,8 +253,5 @@ class QueryBlocks(nn.ModuleList):
         place_BQ = torch.arange(queries, device=device).expand(batch, -1)
         rest = (cos_1TD, sin_1TD, mask_BTS, None, None, seen_MPC, picture_B, place_BQ)
         for block in self:
-            if block.checkpoint:
-                x_BTW = checkpoint(block, x_BTW, *rest, use_reentrant=False)
-            else:
-                x_BTW = block(x_BTW, *rest)
+            x_BTW = through(block, x_BTW, *rest)
         return x_BTW

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..feed_forward import FeedForward
 from ..norms import NORMS
 from ..operators import picture_attention, segment_attention
+from ..recompute import through
 from ..rotary import rotate
 
 
@@ -184,10 +184,7 @@ def run_blocks(
     tapped: dict[int, Tensor] = {}
     for index, block in enumerate(blocks):
         drop: dict[str, Any] = {} if kept is None else {"kept": kept[index]}
-        if block.checkpoint:
-            x_XW = checkpoint(block, x_XW, *rest, use_reentrant=False, **drop)
-        else:
-            x_XW = block(x_XW, *rest, **drop)
+        x_XW = through(block, x_XW, *rest, **drop)
         if index in taps:
             tapped[index] = x_XW
         if len(tapped) == len(taps) > 0:

@@ -224,7 +224,7 @@ def _frames(recipe: Recipe) -> Iterator[Diagnostic]:
         if not isinstance(given, VideoInput):
             continue
         for shown in views(recipe, medium):
-            per = getattr(recipe.encoders[shown.encoder], "frames_per_patch", 1)
+            per = recipe.encoders[shown.encoder].frames_per_patch
             frames = given.frames
             if frames.step % per == 0 and frames.at_least(frames.step) % per == 0:
                 continue
