@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..blocks.input.processor import vocabulary_file
+from ..blocks.input.writing import vocabulary_file
 from .artefact import PROGRAMS, TOKENIZER, WEIGHTS
 from .base import BackendError, Executable, Limit
 from .eager import EagerExecutable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..blocks.input.processor import vocabulary_file
+from ..blocks.input.writing import vocabulary_file
 from ..dsl.recipe import Recipe
 
 

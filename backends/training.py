@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..blocks.input.processor import vocabulary_file
+from ..blocks.input.writing import vocabulary_file
 from ..compiler.graph import Program
 from ..compiler.lower import initial
 from ..compiler.pipeline import for_training

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,13 @@ import numpy as np
 
 from .batch import Batches
 from .ending import Ending, Telling
-from .layout import Layout, LayoutError, Medium, Message, Part, Places, Run, Special, Text
+from .layout import Layout, LayoutError, Medium, Message, Part, Run
 from .media import Change, MediaInput
 from .places import Place, PlaceReader
 from .positions import TextPositions
 from .sample import Attachment, Pool, Region, Sample, Seen, Turn
 from .tokenizer import Tokenizer
-
-SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "vocabularies"
-"""The folder of the vocabularies that ship."""
+from .writing import tokenised, vocabulary_file
 
 
 class SampleError(ValueError):
@@ -276,48 +273,3 @@ def questions(turns: Sequence[Turn]) -> list[tuple[str, ...]]:
             earlier.append(said)
         found += [[said] for _ in range(shown)]
     return [tuple(asked) for asked in found]
-
-
-def tokenised(
-    runs: Sequence[Run], tokenizer: Tokenizer, longest: int | None = None
-) -> tuple[list[int], list[bool], dict[int, dict[str, list[int]]]]:
-    """The tokens of runs, which of them are learnt, and where the features of each medium begin.
-
-    Of an answer no more than its first `longest` tokens are kept, its end included.
-    """
-    ids: list[int] = []
-    supervised: list[bool] = []
-    starts: dict[int, dict[str, list[int]]] = {}
-    learnt = 0
-    for run, following in zip_longest(runs, runs[1:]):
-        match run:
-            case Text(text, loss, behind):
-                if tokenizer.strip and behind == "token":
-                    text = text.lstrip()
-                if tokenizer.strip and isinstance(following, Special | Places):
-                    text = text.rstrip()
-                new = tokenizer.encode(text, behind)
-            case Special(id, loss):
-                new = [id]
-            case Places(id, count, medium, part):
-                starts.setdefault(medium, {}).setdefault(part, []).append(len(ids))
-                new, loss = [id] * count, False
-        if loss and longest is not None:
-            new = new[: longest - learnt]
-        learnt = learnt + len(new) if loss else 0
-        ids += new
-        supervised += [loss] * len(new)
-    return ids, supervised, starts
-
-
-def vocabulary_file(tokenizer: Mapping[str, Any], resources: Path | None = None) -> Path:
-    """The file of a tokenizer: below `resources` if it is there, else among those that ship.
-
-    `tokenizer` is what the spec says of it; a name without an ending is that of a rank file.
-    """
-    path = Path(tokenizer.get("path") or tokenizer["name"])
-    if not path.suffix:
-        path = path.with_suffix(".tiktoken")
-    if resources is not None and (resources / path).is_file():
-        return resources / path
-    return SHIPPED / path

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Tokens
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from triptych.blocks.input.processor import SHIPPED
 from triptych.blocks.input.tokenizer import Tokenizer, TokenizerError
+from triptych.blocks.input.writing import SHIPPED
 
 SPECIALS = {"<|im_start|>": 151644, "<|im_end|>": 151645}
 

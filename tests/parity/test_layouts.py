@@ -16,8 +16,8 @@ from triptych.blocks.input.layout import (
     clean_caption,
 )
 from triptych.blocks.input.places import Box, Ref
-from triptych.blocks.input.processor import tokenised, vocabulary_file
 from triptych.blocks.input.tokenizer import Tokenizer
+from triptych.blocks.input.writing import tokenised, vocabulary_file
 from triptych.compiler.spec import layout_json
 from triptych.dsl.load import load_recipe, load_text
 from triptych.tests.parity.golden import cases
