@@ -169,11 +169,14 @@ def ansi(text: str, role: str) -> str:
 
 
 def render(diagnostics: Sequence[Diagnostic], paint: Painter = plain) -> str:
-    """The messages as text, one after another, with a blank line between."""
-    return "\n\n".join(_render(diagnostic, paint) for diagnostic in diagnostics)
+    """The messages as text, a blank line between any two, and at the end where to read more."""
+    codes = dict.fromkeys(diagnostic.code for diagnostic in diagnostics)
+    more = paint(f"more: triptych explain {' '.join(codes)}", "gutter")
+    return "\n\n".join([*(message(diagnostic, paint) for diagnostic in diagnostics), more])
 
 
-def _render(diagnostic: Diagnostic, paint: Painter) -> str:
+def message(diagnostic: Diagnostic, paint: Painter = plain) -> str:
+    """One message as text, without a line end."""
     code = paint(f"{diagnostic.severity}[{diagnostic.code}]", diagnostic.severity)
     lines = [f"{code}: {paint(diagnostic.title, 'title')}"]
     lines += _excerpts(diagnostic, paint)
