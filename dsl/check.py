@@ -11,7 +11,6 @@ from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, neares
 from .evaluate import Evaluator, Written, model_of, settings_of, types_of
 from .kinds import Model
 from .layouts import rules_of
-from .names import Entry, Part, Whole, article
 from .published import Renamed
 from .reading import Default, Problem, names_of
 from .recipe import CALLS, Assertion, Facts, Origin, Recipe
@@ -19,6 +18,7 @@ from .references import check_references, in_order
 from .source import Span
 from .units import Quantity
 from .values import CallValue, Given, ListValue
+from .whole import Entry, Part, Whole, article
 
 EDITION = 1
 

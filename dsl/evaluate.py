@@ -14,7 +14,6 @@ from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing,
 from .inputs import INPUTS
 from .kinds import Model
 from .modes import MODES
-from .names import Entry, Part, Whole
 from .objectives import OBJECTIVES
 from .parse import parse_amendments
 from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS
@@ -25,6 +24,7 @@ from .stages import Stage
 from .texts import Layout, Tokens
 from .units import Quantity
 from .values import CallValue, Given, GridValue, ListValue, RangeValue, Reported, Value
+from .whole import Entry, Part, Whole
 
 LONGEST_CHAIN = 60
 """How many references one value may follow, one through another."""

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from . import syntax
 from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, rename
-from .names import Part, Whole
 from .source import Span
 from .texts import (
     ApartItem,
@@ -20,6 +19,7 @@ from .texts import (
     SpecialItem,
     TextItem,
 )
+from .whole import Part, Whole
 
 CONTENT_RULES: Mapping[str, int] = {
     "begin": 0,

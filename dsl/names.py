@@ -5,89 +5,28 @@ remembers the recipe that wrote it and what it replaced.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeGuard
+from typing import Protocol
 
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
-from .recipe import CALLS
+from .overrides import amend_by_path
 from .source import Span
-
-EntryKind = Literal["setting", "special", "map", "ignore", "rule"]
-Key = tuple[EntryKind, str]
-Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule
-
-SINGLE_BLOCKS = ("tokens", "lm", "weights")
-"""Blocks of which a recipe has one, named by their kind."""
-NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "mode")
-TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective", "mode")
-DEFAULT_TYPES = {"mode": "Chat"}
-"""What a block is that does not say its type."""
-_RESERVED = """
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
-    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
-    named_parameters parameters register_backward_hook register_buffer register_forward_hook
-    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
-    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad
-    graph outputs place signature values
-"""
-RESERVED = frozenset(_RESERVED.split())
-"""What every module that a recipe is lowered to has, besides names that begin with `_`."""
-ENTRY_HOMES: dict[EntryKind, str] = {
-    "special": "tokens",
-    "map": "weights",
-    "ignore": "weights",
-    "rule": "layout",
-}
-"""Statements other than settings, and the kind of block that takes them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One statement of a block as it stands after all layers."""
-
-    statement: Stated
-    recipe: str
-    inherited: bool
-    amended: bool = False
-    replaced: "Entry | None" = None
-
-
-@dataclass(slots=True)
-class Part:
-    """One block after all layers so far; `header` is where it was declared."""
-
-    kind: str
-    name: str
-    type: str | None
-    header: Span
-    type_span: Span | None
-    recipe: str
-    entries: dict[Key, Entry] = field(default_factory=dict)
-
-    def setting(self, name: str) -> Entry | None:
-        """The entry of a setting; None when it is not written."""
-        return self.entries.get(("setting", name))
-
-    def of_kind(self, kind: EntryKind) -> list[Entry]:
-        """The entries of one kind, in the order of the text."""
-        return [entry for (its_kind, _), entry in self.entries.items() if its_kind == kind]
-
-
-@dataclass(slots=True)
-class Whole:
-    """A recipe with its bases laid under it."""
-
-    name: str
-    name_span: Span
-    settings: dict[str, Entry] = field(default_factory=dict)
-    parts: dict[str, Part] = field(default_factory=dict)
-    asserts: dict[str, syntax.Assert] = field(default_factory=dict)
-    dropped: dict[str, Span] = field(default_factory=dict)
+from .whole import (
+    DEFAULT_TYPES,
+    ENTRY_HOMES,
+    NAMED_BLOCKS,
+    RESERVED,
+    SINGLE_BLOCKS,
+    TYPED_BLOCKS,
+    Entry,
+    Key,
+    Part,
+    Stated,
+    Whole,
+    article,
+    key_of,
+    name_span,
+)
 
 
 class Library(Protocol):
@@ -114,7 +53,7 @@ def resolve(
     for layer in reversed(chain):
         _Layer(whole, layer, inherited=layer is not recipe, findings=findings).apply()
     for setting in amendments:
-        _amend_by_path(whole, setting, findings)
+        amend_by_path(whole, setting, findings)
     return whole
 
 
@@ -523,111 +462,3 @@ class _Layer:
             )
             return
         del part.entries[key]
-
-
-def _amend_by_path(whole: Whole, setting: syntax.Setting, findings: Findings) -> None:
-    """Set what a path names: a setting, `lm.width`, or an argument, `video.resize.clip`."""
-    block, name, *inner = setting.name.split(".")
-    part = whole.parts.get(block)
-    if part is None:
-        near = nearest(block, whole.parts)
-        path = ".".join([near or "", name, *inner])
-        findings.add(
-            Diagnostic(
-                "N209",
-                f"`{whole.name}` has no `{block}`",
-                (Label(setting.name_span),),
-                fix=rename(setting.name_span, path)
-                if near
-                else Fix(f"it has {listing(whole.parts)}"),
-            )
-        )
-        return
-    before = part.setting(name)
-    value = setting.value
-    if inner:
-        whole_call = before.statement.value if before and _is_setting(before.statement) else None
-        changed = _with_argument(whole_call, inner, setting) if whole_call else None
-        if changed is None:
-            findings.add(
-                Diagnostic(
-                    "N209",
-                    f"`{block}.{name}` is no call whose argument could be set",
-                    (Label(setting.name_span),),
-                    fix=Fix(f"write `{block}.{name} = ...` in full"),
-                )
-            )
-            return
-        value = changed
-    plain = syntax.Setting(name, value, setting.name_span, setting.span)
-    part.entries["setting", name] = Entry(plain, setting.span.source.name, False, True, before)
-
-
-def _is_setting(statement: Stated) -> TypeGuard[syntax.Setting]:
-    return isinstance(statement, syntax.Setting)
-
-
-def _with_argument(
-    value: syntax.Value, names: Sequence[str], setting: syntax.Setting
-) -> syntax.Value | None:
-    """A call with one argument, or an argument of that, exchanged; None when it is no call."""
-    if not isinstance(value, syntax.Call):
-        return None
-    call = CALLS.get(value.name)
-    fields = (*(call.positional if call else ()), *([None] * len(value.arguments)))
-    if value.name == "assumed":
-        names = ["", *names]
-        fields = ("",)
-    arguments = list(value.arguments)
-    for number, argument in enumerate(arguments):
-        if names[0] == (argument.name or fields[number]):
-            inner = (
-                _with_argument(argument.value, names[1:], setting) if names[1:] else setting.value
-            )
-            if inner is None:
-                return None
-            arguments[number] = replace(argument, value=inner)
-            return replace(value, arguments=tuple(arguments))
-    if names[1:]:
-        return None
-    added = syntax.Argument(names[0], setting.value, setting.name_span, setting.span)
-    return replace(value, arguments=(*arguments, added))
-
-
-def key_of(statement: Stated) -> Key:
-    """What tells a statement from the others of its block."""
-    match statement:
-        case syntax.Setting():
-            return "setting", statement.name
-        case syntax.Special():
-            return "special", statement.name
-        case syntax.Map():
-            return "map", statement.source.value
-        case syntax.Ignore():
-            return "ignore", statement.pattern.value
-        case syntax.Rule():
-            return "rule", statement.name
-
-
-def name_span(statement: Stated) -> Span:
-    """Where the name of a statement stands."""
-    match statement:
-        case syntax.Map():
-            return statement.source.span
-        case syntax.Ignore():
-            return statement.pattern.span
-        case _:
-            return statement.name_span
-
-
-def article(kind: str) -> str:
-    """The kind of a block with its article.
-
-    >>> article("encoder"), article("stage"), article("lm")
-    ('an encoder', 'a stage', 'the language model')
-    """
-    if kind == "lm":
-        return "the language model"
-    if kind in SINGLE_BLOCKS:
-        return f"`{kind}`"
-    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"

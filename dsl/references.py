@@ -8,13 +8,13 @@ from .diagnostics import Diagnostic, Findings, Fix, Label, listing, nearest, ren
 from .evaluate import model_of, settings_of
 from .kinds import Model, Selector
 from .modes import Features, Mode, Retrieval
-from .names import Whole, article
 from .objectives import Captioning, Contrastive, Matching, RegionWords
 from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS, Decoder, Resized
 from .recipe import Facts
 from .source import Span
 from .stages import By, LayerDecay, Lora, Lr, Stage
 from .texts import Layout, SpecialItem, SpecialToken, Tokens
+from .whole import Whole, article
 
 PARTS = ("encoder", "adapter", "lm")
 """The kinds of blocks that hold parameters."""

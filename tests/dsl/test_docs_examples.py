@@ -15,7 +15,6 @@ from triptych.dsl.format import format_text
 from triptych.dsl.inputs import INPUTS
 from triptych.dsl.load import load_text
 from triptych.dsl.modes import MODES
-from triptych.dsl.names import NAMED_BLOCKS, SINGLE_BLOCKS
 from triptych.dsl.objectives import OBJECTIVES
 from triptych.dsl.parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS
 from triptych.dsl.reading import names_of
@@ -23,6 +22,7 @@ from triptych.dsl.recipe import CALLS
 from triptych.dsl.stages import Stage
 from triptych.dsl.texts import Layout, Tokens
 from triptych.dsl.units import UNITS
+from triptych.dsl.whole import NAMED_BLOCKS, SINGLE_BLOCKS
 
 PAGE = (Path(triptych.__file__).parent / "docs" / "language.md").read_text(encoding="utf-8")
 FENCES = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", PAGE, re.M | re.S)

@@ -1,0 +1,122 @@
+"""A recipe with its bases laid under it: blocks of entries, each with the recipe that wrote it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import syntax
+from .source import Span
+
+EntryKind = Literal["setting", "special", "map", "ignore", "rule"]
+Key = tuple[EntryKind, str]
+Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule
+
+SINGLE_BLOCKS = ("tokens", "lm", "weights")
+"""Blocks of which a recipe has one, named by their kind."""
+NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "mode")
+TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective", "mode")
+DEFAULT_TYPES = {"mode": "Chat"}
+"""What a block is that does not say its type."""
+_RESERVED = """
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
+    named_parameters parameters register_backward_hook register_buffer register_forward_hook
+    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
+    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
+    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
+    zero_grad
+    graph outputs place signature values
+"""
+RESERVED = frozenset(_RESERVED.split())
+"""What every module that a recipe is lowered to has, besides names that begin with `_`."""
+ENTRY_HOMES: dict[EntryKind, str] = {
+    "special": "tokens",
+    "map": "weights",
+    "ignore": "weights",
+    "rule": "layout",
+}
+"""Statements other than settings, and the kind of block that takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One statement of a block as it stands after all layers."""
+
+    statement: Stated
+    recipe: str
+    inherited: bool
+    amended: bool = False
+    replaced: "Entry | None" = None
+
+
+@dataclass(slots=True)
+class Part:
+    """One block after all layers so far; `header` is where it was declared."""
+
+    kind: str
+    name: str
+    type: str | None
+    header: Span
+    type_span: Span | None
+    recipe: str
+    entries: dict[Key, Entry] = field(default_factory=dict)
+
+    def setting(self, name: str) -> Entry | None:
+        """The entry of a setting; None when it is not written."""
+        return self.entries.get(("setting", name))
+
+    def of_kind(self, kind: EntryKind) -> list[Entry]:
+        """The entries of one kind, in the order of the text."""
+        return [entry for (its_kind, _), entry in self.entries.items() if its_kind == kind]
+
+
+@dataclass(slots=True)
+class Whole:
+    """A recipe with its bases laid under it."""
+
+    name: str
+    name_span: Span
+    settings: dict[str, Entry] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    asserts: dict[str, syntax.Assert] = field(default_factory=dict)
+    dropped: dict[str, Span] = field(default_factory=dict)
+
+
+def key_of(statement: Stated) -> Key:
+    """What tells a statement from the others of its block."""
+    match statement:
+        case syntax.Setting():
+            return "setting", statement.name
+        case syntax.Special():
+            return "special", statement.name
+        case syntax.Map():
+            return "map", statement.source.value
+        case syntax.Ignore():
+            return "ignore", statement.pattern.value
+        case syntax.Rule():
+            return "rule", statement.name
+
+
+def name_span(statement: Stated) -> Span:
+    """Where the name of a statement stands."""
+    match statement:
+        case syntax.Map():
+            return statement.source.span
+        case syntax.Ignore():
+            return statement.pattern.span
+        case _:
+            return statement.name_span
+
+
+def article(kind: str) -> str:
+    """The kind of a block with its article.
+
+    >>> article("encoder"), article("stage"), article("lm")
+    ('an encoder', 'a stage', 'the language model')
+    """
+    if kind == "lm":
+        return "the language model"
+    if kind in SINGLE_BLOCKS:
+        return f"`{kind}`"
+    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
