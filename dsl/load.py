@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 
 from . import syntax
 from .check import check
@@ -33,7 +34,7 @@ def load_recipe(name_or_path: str, *, amend: Sequence[str] = ()) -> Recipe:
         node = shelf.from_file(name_or_path, None, findings)
     else:
         node = shelf.shipped(name_or_path, None, findings)
-    return _finish(node, shelf, amend, findings)
+    return finish(node, shelf, amend, findings)
 
 
 def load_text(text: str, name: str = "<text>", *, amend: Sequence[str] = ()) -> Recipe:
@@ -44,12 +45,13 @@ def load_text(text: str, name: str = "<text>", *, amend: Sequence[str] = ()) -> 
     if not file.recipes:
         findings.add(_empty(name, None))
     node = file.recipes[-1] if file.recipes else None
-    return _finish(node, shelf, amend, findings)
+    return finish(node, shelf, amend, findings)
 
 
-def _finish(
+def finish(
     node: syntax.RecipeNode | None, shelf: "Shelf", amend: Sequence[str], findings: Findings
 ) -> Recipe:
+    """The checked recipe of a syntax tree, with `amend` laid over it; raises `RecipeError`."""
     amendments: tuple[syntax.Setting, ...] = ()
     if amend:
         amendments = parse_amendments(Source("--set", "\n".join(amend)))
@@ -126,18 +128,32 @@ def shipped_recipes() -> dict[str, Traversable]:
 
 
 class Shelf:
-    """Recipe files that have been read, each once; finds the base that a recipe names."""
+    """Recipe files that have been read, each once; finds the base that a recipe names.
 
-    def __init__(self) -> None:
+    `unsaved` holds, by absolute path, the texts that an editor has in place of those on disk;
+    `read_tree` makes the tree of a text.
+    """
+
+    def __init__(
+        self,
+        unsaved: Mapping[Path, str] = MappingProxyType({}),
+        read_tree: Callable[[Source], syntax.File] = parse,
+    ) -> None:
+        self._unsaved = unsaved
+        self._read_tree = read_tree
         self._files: dict[Source, syntax.File] = {}
         self._folders: dict[Source, Path] = {}
 
     def read(self, source: Source, folder: Path) -> syntax.File:
         """The syntax tree of a source; `folder` is where it looks for the files it extends."""
         if source not in self._files:
-            self._files[source] = parse(source)
+            self._files[source] = self._read_tree(source)
             self._folders[source] = folder
         return self._files[source]
+
+    def _text(self, path: Path) -> str:
+        unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
+        return read_text(path) if unsaved is None else unsaved
 
     def base(self, base: syntax.Base, findings: Findings) -> syntax.RecipeNode | None:
         """The recipe that `extends` names; None after a finding."""
@@ -159,7 +175,7 @@ class Shelf:
         """A recipe that comes with triptych; None after a finding."""
         recipes = shipped_recipes()
         if name in recipes:
-            text = recipes[name].read_text(encoding="utf-8-sig")
+            text = self._text(Path(str(recipes[name])))
             file = self.read(Source(f"recipes/{name}{SUFFIX}", text), Path())
             return _choose(file, name, asked, findings)
         near = nearest(name, [*recipes, *(node.name for node in beside)])
@@ -182,7 +198,7 @@ class Shelf:
         if not colon or not name.endswith(SUFFIX):
             name, recipe = path, ""
         try:
-            text = read_text(Path(name))
+            text = self._text(Path(name))
         except RecipeError as error:
             labels = (Label(asked),) if asked else ()
             findings.add(replace(error.diagnostics[0], labels=labels))
