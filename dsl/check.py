@@ -1,7 +1,6 @@
 """Syntax tree to recipe: every value read by its model, every complaint given its place."""
 
 from collections.abc import Iterator, Mapping, Set
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,11 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
 from .evaluate import Evaluator, Written, model_of, settings_of, types_of
+from .facts import arguments_of, facts_of
 from .kinds import Model
 from .layouts import rules_of
 from .published import Renamed
 from .reading import Default, Problem, names_of
-from .recipe import CALLS, Assertion, Facts, Origin, Recipe
+from .recipe import CALLS, Assertion, Facts, Recipe
 from .references import check_references, in_order
 from .source import Span
 from .units import Quantity
@@ -46,7 +46,7 @@ def check(whole: Whole, findings: Findings) -> Recipe:
     bad = {given for part, _, wrong in errors for given in _blamed(raws[part.name], wrong)}
     for part, model, complaint in errors:
         _Complaints(part, model, raws[part.name], bad, findings).report(complaint)
-    facts = _facts(whole, raws)
+    facts = facts_of(whole, raws)
     check_references(whole, models, facts, findings)
     findings.raise_if_any()
     assert not errors, "a value that is refused leaves a finding"
@@ -480,93 +480,10 @@ def _child(current: Any, key: str | int) -> Any:
     if isinstance(value, CallValue):
         if isinstance(key, int):
             return value.positional[key] if key < len(value.positional) else None
-        return _arguments(value).get(str(key).removeprefix("?"))
+        return arguments_of(value).get(str(key).removeprefix("?"))
     return None
 
 
 def _call_name(given: Given) -> str:
     value = given.known() if isinstance(given, Written) else None
     return value.name if isinstance(value, CallValue) else ""
-
-
-def _arguments(value: CallValue) -> dict[str, Given]:
-    """The arguments of a call by the fields that they fill."""
-    model = CALLS.get(value.name)
-    positional = zip(model.positional if model else (), value.positional, strict=False)
-    return {**dict(positional), **dict(value.named)}
-
-
-# Facts -------------------------------------------------------------------------------------------
-
-
-def _facts(whole: Whole, raws: Mapping[str, Raw]) -> Facts:
-    spans: dict[str, Span] = {"": whole.name_span}
-    origins: dict[str, Origin] = {}
-    for name, entry in whole.settings.items():
-        assert isinstance(entry.statement, syntax.Setting)
-        spans[name] = entry.statement.value.span
-        origins[name] = _origin(entry, "given")
-    for number, found in enumerate(whole.asserts.values()):
-        spans[f"asserts[{number}]"] = found.comparison.span
-    for part in whole.parts.values():
-        spans[part.name] = part.header
-        for path, span, origin in _part_facts(part, raws.get(part.name, {})):
-            spans[path] = span
-            origins[path] = origin
-    return Facts(MappingProxyType(spans), MappingProxyType(origins))
-
-
-def _part_facts(part: Part, raw: Raw) -> Iterator[tuple[str, Span, Origin]]:
-    for name, given in raw.items():
-        if isinstance(given, Written):
-            yield from _value_facts(f"{part.name}.{name}", given, part, assumed=False)
-    numbers = {"map": 0, "ignore": 0}
-    for (kind, name), entry in part.entries.items():
-        if kind in numbers:
-            shown = "rules" if kind == "map" else "ignored"
-            path = f"{part.name}.{shown}[{numbers[kind]}]"
-            numbers[kind] += 1
-        elif kind != "setting":
-            path = f"{part.name}.{name}"
-        else:
-            continue
-        yield path, entry.statement.span, _origin(entry, "given")
-    model = model_of(part)
-    for name in settings_of(model) if model else ():
-        if name not in raw:
-            yield f"{part.name}.{name}", part.header, Origin("default", None, part.recipe)
-
-
-def _covers(outer: Span, inner: Span) -> bool:
-    return outer.source == inner.source and outer.start <= inner.start and inner.end <= outer.end
-
-
-def _value_facts(
-    path: str, given: Written, part: Part, assumed: bool
-) -> Iterator[tuple[str, Span, Origin]]:
-    if given.entry is None:
-        yield path, part.header, Origin("default", None, part.recipe)
-        return
-    assumed = assumed or given.is_assumed
-    value = given.known()
-    kind = "assumed" if assumed else "derived" if given.is_derived else "given"
-    yield path, given.span, _origin(given.entry, kind, given.span)
-    if isinstance(value, CallValue) and not given.is_derived:
-        for name, argument in _arguments(value).items():
-            assert isinstance(argument, Written)
-            yield from _value_facts(f"{path}.{name}", argument, part, assumed)
-    if isinstance(value, ListValue) and not given.is_derived:
-        for number, item in enumerate(value.items):
-            assert isinstance(item, Written)
-            yield from _value_facts(f"{path}[{number}]", item, part, assumed)
-
-
-def _origin(entry: Entry, kind: Any, span: Span | None = None) -> Origin:
-    while span and entry.replaced and _covers(entry.replaced.statement.span, span):
-        entry = entry.replaced  # an argument that `--set` left as it was
-    if kind == "given" and entry.inherited:
-        kind = "inherited"
-    replaced = _origin(entry.replaced, "given") if entry.replaced else None
-    statement = entry.statement
-    stands = statement.value.span if isinstance(statement, syntax.Setting) else statement.span
-    return Origin(kind, span or stands, entry.recipe, replaced)

@@ -119,6 +119,17 @@ class Written(Given):
         """Whether the author wrote `assumed(...)` around it."""
         return isinstance(self.node, syntax.Call) and self.node.name == "assumed"
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The paths of the settings and arguments that its worth was computed from."""
+        content = self._assumed_content() if self.is_assumed else self
+        if content is None or not content.is_derived:
+            return ()
+        paths = (value for value in syntax.walk(content.node) if isinstance(value, syntax.Path))
+        names = ([step.name for step in path.steps] for path in paths)
+        found = (".".join([self._home if n == "this" else n, *rest]) for n, *rest in names)
+        return tuple(dict.fromkeys(found))
+
     def inner(self, node: syntax.Value, argument_name: Span | None = None) -> "Written":
         """A value inside this one; the same object each time."""
         if id(node) not in self._children:

@@ -183,6 +183,8 @@ class _Layer:
                 fix=Fix(f"write `{block.name.strip('_')}_{block.kind}`, say"),
             )
         part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
+        if present := self._whole.parts.get(block.name):
+            part.former = present.entries
         self._whole.parts[block.name] = part
         self._declared.add(block.name)
         self._whole.dropped.pop(block.name, None)
@@ -437,9 +439,8 @@ class _Layer:
             self._twice(name_span(statement), before)
             return
         self._written.add((part.name, key))
-        part.entries[key] = Entry(
-            statement, self._recipe.name, self._inherited, amending, replaced=before
-        )
+        replaced = before or part.former.get(key)
+        part.entries[key] = Entry(statement, self._recipe.name, self._inherited, amending, replaced)
 
     def _drop_entry(self, part: Part, drop: syntax.Drop, amending: bool) -> None:
         if not amending:

@@ -55,11 +55,13 @@ class Facts:
     All blocks share one set of names, so a path starts at the block: `lm` is where it is declared,
     `lm.width` a setting, `sft.optim.lr` an argument, `sft.train[0]` a member of a list,
     `tokens.im_end` a special token, `chatml.user` a rule, `weights.rules[3]` and
-    `weights.ignored[0]` statements of the weights, `asserts[0]` an assert.
+    `weights.ignored[0]` statements of the weights, `asserts[0]` an assert. `sources` holds, for a
+    value that was computed, the paths of the settings that it was computed from.
     """
 
     spans: Mapping[str, Span] = field(default_factory=lambda: MappingProxyType({}))
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Facts)

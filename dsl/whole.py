@@ -61,6 +61,8 @@ class Part:
     type_span: Span | None
     recipe: str
     entries: dict[Key, Entry] = field(default_factory=dict)
+    former: dict[Key, Entry] = field(default_factory=dict)
+    """What the block said that this one replaces."""
 
     def setting(self, name: str) -> Entry | None:
         """The entry of a setting; None when it is not written."""
