@@ -1,5 +1,17 @@
 """Every code that a diagnostic may carry; a code is never renumbered and never used again."""
 
+FAMILIES: dict[str, str] = {
+    "E": "the text",
+    "N": "names",
+    "V": "values and units",
+    "S": "shapes",
+    "T": "tokens",
+    "F": "freezing and stages",
+    "L": "layouts",
+    "W": "weights",
+}
+"""From the letter that codes begin with to what they are about."""
+
 CODES: dict[str, str] = {
     # E1: the text is not a recipe
     "E101": "the text does not follow the grammar",
@@ -43,6 +55,7 @@ CODES: dict[str, str] = {
     "V312": "a division by zero",
     "V313": "an unknown unit",
     "V314": "an assertion that does not hold",
+    "V315": "a verb before a setting that cannot be amended in its place",
     # S4: shapes
     "S401": "heads do not divide the width",
     "S402": "key-value heads do not divide the heads",
@@ -59,6 +72,7 @@ CODES: dict[str, str] = {
     "S413": "patches that do not fall into whole windows",
     "S414": "sources that are joined place by place differ in their tokens",
     "S415": "two towers pack the patches of one input",
+    "S416": "positions in a pack that depend on its other samples",
     # T5: tokens
     "T501": "a special token outside the vocabulary",
     "T502": "two special tokens on one id",
@@ -66,6 +80,11 @@ CODES: dict[str, str] = {
     "T504": "a sample can outgrow the language model",
     "T505": "a size that is resized to nothing",
     "T506": "a limit beyond the context of the language model",
+    "T507": "a truncation that can cut through a picture or a clip",
+    "T508": "a special token that the tokenizer knows otherwise",
+    "T509": "a mode that admits more than any stage trains",
+    "T510": "a special token that text can spell",
+    "T511": "samples that are cut off behind more than a pack holds",
     # F6: freezing and stages
     "F601": "a parameter that a stage neither trains nor freezes",
     "F602": "a parameter that a stage both trains and freezes",
@@ -82,6 +101,7 @@ CODES: dict[str, str] = {
     "F613": "tokens that a stage leaves out, and that something needs",
     "F614": "objectives that a stage cannot minimise together, or that lack one another",
     "F615": "a batch that is compared as a whole, and computed in parts",
+    "F616": "a stage whose weights nothing goes on with",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",

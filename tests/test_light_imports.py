@@ -20,6 +20,7 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "tokenizers", "PIL", "av")
         (["show", "qwen2_vl_2b", "--ir"], 0),
         (["tokens", "qwen2_vl_7b", "--image", "224x224"], 0),
         (["diff", "qwen2_vl_7b", "qwen2_vl_2b"], 1),
+        (["explain", "S402"], 0),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
