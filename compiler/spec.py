@@ -66,6 +66,7 @@ def feed_spec(recipe: Recipe, purpose: Stage | AnyMode, media: Iterable[str]) ->
     limits: dict[str, Any] = {"context": recipe.speaker.context if recipe.speaker else 0}
     if isinstance(purpose, Stage):
         limits["pack"] = purpose.pack
+        limits["truncate"] = purpose.truncate
         pairs = {
             name: _compared(recipe.objectives[name])
             for name in purpose.loss

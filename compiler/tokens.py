@@ -470,7 +470,7 @@ def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[s
 def training_limits(recipe: Recipe, stage: Stage, media: Iterable[str]) -> dict[str, Bounds]:
     """How large the symbols of a stage's methods can be, in one call."""
     assert recipe.speaker
-    length = stage.pack or recipe.speaker.context
+    length = stage.pack or stage.truncate or recipe.speaker.context
     return {
         "batch": Bounds(1, stage.batch),
         "length": Bounds(1, length),

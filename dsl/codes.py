@@ -23,6 +23,8 @@ CODES: dict[str, str] = {
     "E107": "the file cannot be read",
     "E108": "the file does not hold the recipe that was asked for",
     "E109": "the file cannot be written",
+    "E110": "the text is nested too deeply",
+    "E111": "a chain of references or of recipes is too long",
     # N2: names
     "N201": "there is no recipe of this name",
     "N202": "there is no setting of this name",
@@ -40,6 +42,8 @@ CODES: dict[str, str] = {
     "N214": "there is no call of this name",
     "N215": "a name stands for the wrong kind of thing",
     "N216": "a part has a name that the program needs for itself",
+    "N217": "recipes import from one another in a circle",
+    "N218": "an import of something that the other recipe lacks",
     # V3: values and units
     "V301": "a unit of the wrong dimension",
     "V302": "a number without the unit that it needs",
@@ -102,6 +106,9 @@ CODES: dict[str, str] = {
     "F614": "objectives that a stage cannot minimise together, or that lack one another",
     "F615": "a batch that is compared as a whole, and computed in parts",
     "F616": "a stage whose weights nothing goes on with",
+    "F617": "a cache over what is not a frozen prefix without chance",
+    "F618": "a part without one precision",
+    "F619": "a quantisation of what it is not for",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",

@@ -171,6 +171,9 @@ class VideoInput(Model):
     rate: Fps
     """Frames taken from a second of the clip."""
     frames: CountRange
+    overlong: Annotated[Literal["mistake", "refused"], Choice()] = "mistake"
+    """What a clip is that the recipe lets in, and that takes more tokens than there is room for:
+    a mistake of the recipe, or refused by name when it comes."""
     resize: Annotated[Native | Square | Letterbox | Crop | Padded, Calls()]
     normalize: Normalize
 

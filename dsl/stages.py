@@ -282,6 +282,8 @@ class Stage(Model):
     """Samples are joined up to this length; each attends to itself only."""
     pack_by_kind: Flag = False
     """Whether only samples of one kind of data are joined."""
+    truncate: Tok | None = None
+    """The text of a longer sample is cut off behind so many tokens; None: it is refused."""
     seed: Whole = 0
 
     @property

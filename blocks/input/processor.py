@@ -19,7 +19,8 @@ the names of their inputs. The spec alone drives it, so that an artefact runs wi
     layouts   by name: system, rules, stop: the ids that end an answer
     layout    the names of those in use, the preferred first
     questions layout and tokenizer of what is asked, where a part reads it
-    limits    context, in tokens; of a mode prompt, and history: what may stand before a question
+    limits    context, in tokens; of a mode prompt, and history: what may stand before a question;
+              of a stage truncate, behind which samples are cut off
     kind      of a mode: chat, retrieval or features (with class_token)
     caption   of a chat: whether each prompt goes on behind the queries of one picture
     pairs     of a stage: by objective, its kind, layout and weight, and what is right or negative
@@ -44,6 +45,7 @@ from .places import Place, PlaceReader
 from .positions import TextPositions
 from .sample import Attachment, Pool, Region, Sample, Seen, Turn
 from .tokenizer import Tokenizer
+from .truncation import refuse_cut
 from .writing import tokenised, vocabulary_file
 
 
@@ -84,6 +86,7 @@ class Processor(Batches):
         self.context: int = spec["limits"]["context"]
         self._history: int | None = spec["limits"].get("history")
         self._longest: int | None = spec["limits"].get("prompt")
+        self._cut: int | None = spec["limits"].get("truncate")
         self._captions: bool = spec.get("caption", False)
         self._ask: Callable[[str], list[int]] | None = None
         if "questions" in spec:
@@ -131,8 +134,8 @@ class Processor(Batches):
         `layouts` names those that may be taken, where not all may; `lot`, a whole number, settles
         what a layout leaves to choose; `change` is what becomes of pictures before they are
         resized. ValueError says why the dialogue cannot be used: no layout fits, a picture is too
-        thin, a file cannot be read, a region lies outside its picture, or it is longer than the
-        context.
+        thin, a file cannot be read, a region lies outside its picture, it is longer than the
+        context, or would be cut where a picture stands.
         """
         messages, media = self._see(turns, change)
         shown = [seen.input for seen in media]
@@ -224,6 +227,10 @@ class Processor(Batches):
         self, layout: Layout, runs: Sequence[Run], media: Sequence[Seen], pools: Sequence[Pool]
     ) -> Sample:
         ids, supervised, starts = tokenised(runs, self.tokenizer, layout.longest)
+        if self._cut and len(ids) > self._cut:
+            counts = [self.inputs[seen.input].tokens(seen) for seen in media]
+            refuse_cut(supervised, starts, counts, self._cut)
+            del ids[self._cut :], supervised[self._cut :]
         if len(ids) > self.context:
             raise SampleError(f"{len(ids)} tokens are more than the context of {self.context}")
         return Sample(

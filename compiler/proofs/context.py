@@ -22,6 +22,7 @@ class Room:
     """How many tokens a use of a layout has for a sample, and the setting that says so.
 
     `recipe` is as the use sees it: with its own resize, if it has one, which stands at `resize`.
+    `cuts` says that a longer sample is cut off there, and not refused.
     """
 
     user: str
@@ -30,14 +31,16 @@ class Room:
     path: str
     recipe: Recipe
     resize: str | None = None
+    cuts: bool = False
 
 
 def prove_context(recipe: Recipe, findings: Findings) -> None:
     """Gather limits beyond the context, and for each input the tightest use that it can outgrow.
 
-    A mistake, unless the recipe caps a whole clip within the room, and only the least share of a
-    frame breaks the cap: some published systems are so, and say nothing of it. That is a warning;
-    whoever feeds the model refuses such a clip by name.
+    Where a stage cuts samples off, a picture or clip must stand before the cut, whole. To outgrow
+    a use is a mistake. It is a warning where the recipe caps a whole clip within the room, only
+    the least share of a frame breaks the cap, as in a published system, and the recipe says that
+    such clips are refused, which whoever feeds the model does by name.
     """
     if recipe.lm is None:
         return
@@ -45,6 +48,9 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
     for room in rooms:
         if room.tokens > recipe.lm.context:
             findings.add(_beyond(recipe, room, recipe.lm.context))
+    for name, stage in recipe.stages.items():
+        if stage.truncate and stage.pack and stage.truncate > stage.pack:
+            findings.add(_cut_too_late(recipe, name, stage.truncate, stage.pack))
     for medium in recipe.inputs:
         for room in rooms:
             found = _overflow(room.recipe, medium, room)
@@ -67,14 +73,32 @@ def _beyond(recipe: Recipe, room: Room, context: int) -> Diagnostic:
     )
 
 
+def _cut_too_late(recipe: Recipe, name: str, cut: int, pack: int) -> Diagnostic:
+    return Diagnostic(
+        "T511",
+        f"stage `{name}` cuts samples off behind more than a pack holds",
+        labels(
+            recipe,
+            (f"{name}.truncate", f"what is left has up to {cut:,} tok"),
+            (f"{name}.pack", f"samples are joined up to {pack:,}"),
+        ),
+        "a sample that is longer than a pack is refused, however it was cut",
+        Fix(f"write `truncate = {pack}tok`"),
+    )
+
+
 def _rooms(recipe: Recipe) -> Iterator[Room]:
     assert recipe.lm
     for name, stage in recipe.stages.items():
-        path = f"{name}.pack" if stage.pack else "lm.context"
-        room, seen = stage.pack or recipe.lm.context, as_seen(recipe, stage)
+        path = f"{name}.truncate" if stage.truncate else f"{name}.pack"
+        room, seen = stage.truncate or stage.pack, as_seen(recipe, stage)
+        if room is None:
+            path, room = "lm.context", recipe.lm.context
         resize = f"{name}.resize" if stage.resize else None
         for layout in stage.layouts:
-            yield Room(f"stage `{name}`", layout, room, path, seen, resize)
+            yield Room(
+                f"stage `{name}`", layout, room, path, seen, resize, stage.truncate is not None
+            )
     for name, mode in recipe.chats.items():
         seen, resize = as_seen(recipe, mode), f"{name}.resize" if mode.resize else None
         path = f"{name}.prompt"
@@ -93,18 +117,26 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
         return None
     given = recipe.inputs[medium]
     cap = given.resize.clip if isinstance(given.resize, Native) else None
+    refused = _is_refused(given) and cap is not None and cap + around <= room.tokens
     return Diagnostic(
-        "T504",
-        f"{_noun(given)} can outgrow {room.user}",
+        "T507" if room.cuts else "T504",
+        f"{room.user} can cut through {_noun(given)}"
+        if room.cuts
+        else f"{_noun(given)} can outgrow {room.user}",
         labels(
             recipe,
             *_places(medium, given, alone, room),
-            (room.path, f"room for {room.tokens:,}"),
+            (room.path, f"{'cut off behind' if room.cuts else 'room for'} {room.tokens:,}"),
         ),
         _reason(recipe, medium, item, room, around),
         Fix(_advice(given, alone is None), safe=False),
-        "warning" if cap is not None and cap + around <= room.tokens else "error",
+        "warning" if refused and not room.cuts else "error",
     )
+
+
+def _is_refused(given: ImageInput | VideoInput) -> bool:
+    """Whether the recipe says that what takes too many tokens is refused when it comes."""
+    return isinstance(given, VideoInput) and given.overlong == "refused"
 
 
 def _noun(given: ImageInput | VideoInput) -> str:
@@ -122,6 +154,8 @@ def _places(
         yield f"{medium}.frames", f"up to {given.frames.high} frames"
         if isinstance(given.resize, Native) and given.resize.clip is not None:
             yield f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"
+        if given.overlong == "refused":
+            yield f"{medium}.overlong", "such a clip is refused when it comes"
 
 
 def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) -> str:
@@ -147,33 +181,52 @@ def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
         return "lower the high end of `budget`"
     if given.resize.clip is None:
         return "cap the whole clip: `clip: 16384tok`"
-    return "allow fewer `frames`, or lower the low end of `budget`"
-
-
-def _squares(given: ImageInput | VideoInput) -> Iterator[tuple[int, int]]:
-    """Squares of growing sides, up to the budget of one picture or frame."""
-    if not isinstance(given.resize, Native):
-        return
-    multiple = given.resize.multiple
-    for number in range(1, math.isqrt(given.resize.budget.high) + 1):
-        yield number * multiple, number * multiple
+    fewer = "allow fewer `frames`, or lower the low end of `budget`"
+    return fewer if _is_refused(given) else f"{fewer}; or write `overlong = refused`"
 
 
 def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
-    """The smallest item of a familiar shape that fails, found by search over the domain."""
-    given, limits = recipe.inputs[medium], domain(recipe)
+    """The smallest item that fails, found by search over the domain.
+
+    Of pictures that keep their shape it is the smallest square, of others the first of a familiar
+    shape, of clips the shortest of a familiar shape.
+    """
+    given = recipe.inputs[medium]
     assert item.text.most is not None
-    squares = _squares(given) if isinstance(given, ImageInput) else ()
-    for width, height in (*SHAPES, *squares):
-        if given.aspect and max(width, height) > given.aspect.high * min(width, height):
-            continue
-        size = {f"{medium}.width": width, f"{medium}.height": height}
-        if isinstance(given, ImageInput):
+    if isinstance(given, VideoInput):
+        return _shortest_clip(recipe, medium, given, item, room)
+    squares = isinstance(given.resize, Native)
+    for width, height in _squares(given.resize) if isinstance(given.resize, Native) else SHAPES:
+        if _is_admitted(given, width, height):
+            size = {f"{medium}.width": width, f"{medium}.height": height}
             tokens = evaluate(item.places, size) + item.text.most
             if tokens > room:
-                return f"a picture of {width}x{height} takes {tokens:,} tok"
+                smallest = "the smallest square that fails" if squares else "a picture"
+                return f"{smallest}, {width}x{height}, takes {tokens:,} tok"
+    return None
+
+
+def _squares(resize: Native) -> Iterator[tuple[int, int]]:
+    """Squares of growing sides, to where the budget of one picture is full."""
+    for side in range(1, (math.isqrt(resize.budget.high) + 1) * resize.multiple + 1):
+        yield side, side
+
+
+def _is_admitted(given: ImageInput | VideoInput, width: int, height: int) -> bool:
+    """Whether a picture or a frame is not too thin."""
+    return not given.aspect or max(width, height) <= given.aspect.high * min(width, height)
+
+
+def _shortest_clip(
+    recipe: Recipe, medium: str, given: VideoInput, item: Cost, room: int
+) -> str | None:
+    """The clip of a familiar shape that fails with the fewest frames."""
+    clips = _clips(domain(recipe)[f"{medium}.frames"])
+    assert item.text.most is not None
+    for width, height in SHAPES:
+        if not _is_admitted(given, width, height):
             continue
-        clips = _clips(limits[f"{medium}.frames"])
+        size = {f"{medium}.width": width, f"{medium}.height": height}
         taken = {n: evaluate(item.places, size | {f"{medium}.frames": n}) for n in clips}
         first = next((n for n in clips if taken[n] + item.text.most > room), None)
         if first is not None:
