@@ -134,7 +134,7 @@ class Records:
     def read(self, index: int) -> Example:
         """The dialogue of one record; ValueError says what is wrong with it."""
         record = self._records[index]
-        return _example(json.loads(record) if isinstance(record, bytes) else record, self._folder)
+        return example_of(json.loads(record) if isinstance(record, bytes) else record, self._folder)
 
 
 class Captions:
@@ -343,7 +343,7 @@ def number_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
 
 
-def _example(record: Any, folder: Path) -> Example:
+def example_of(record: Any, folder: Path) -> Example:
     """A LLaVA or chat record; ValueError says what is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError("the record is not an object")

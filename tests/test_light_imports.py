@@ -25,13 +25,21 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "tokenizers", "PIL", "av")
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_starts_without_torch(argv, status):
+    without(HEAVY, argv, status)
+
+
+def test_a_preview_reads_vocabularies_and_pictures_but_needs_no_torch():
+    without(("torch",), ["preview", "qwen2_vl_7b"], 0)
+
+
+def without(heavy, argv, status):
     code = (
         "import sys\n"
         "from triptych.cli.main import main\n"
         f"sys.argv = ['triptych', *{argv!r}]\n"
         "try:\n    main()\n"
         f"except SystemExit as leave:\n    assert leave.code == {status}, leave.code\n"
-        f"heavy = sorted(set(sys.modules) & set({HEAVY!r}))\n"
+        f"heavy = sorted(set(sys.modules) & set({heavy!r}))\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

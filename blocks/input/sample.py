@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .pixels import Frames
 from .places import Place
 from .video import Clip
+
+if TYPE_CHECKING:  # pixels are resized by torch, which those who only read do without
+    from .pixels import Frames
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from .sizes import ClipRule
@@ -32,6 +31,8 @@ def frame_indices(frames: int, chosen: int) -> list[int]:
     >>> frame_indices(10, 4)
     [0, 3, 6, 9]
     """
+    import torch  # whose float32 decides where a frame lies halfway between two
+
     return [int(index) for index in torch.linspace(0, frames - 1, chosen).round()]
 
 
@@ -40,8 +41,7 @@ def read_clip(file: Path, rule: ClipRule) -> Clip:
     import av
 
     try:
-        rate, promised = _header(file)
-        total = promised or _count(file)
+        total, rate = _recorded(file)
         frames = _frames(file, frame_indices(total, rule.sampled(total, rate)))
         if frames is None:  # the header promised more frames than can be decoded
             total = _count(file)
@@ -50,6 +50,28 @@ def read_clip(file: Path, rule: ClipRule) -> Clip:
         raise ClipError(f"{file.name} cannot be read as a clip: {problem}") from problem
     assert frames, "frames that were counted are there"
     return Clip(tuple(frames))
+
+
+def recorded(file: Path) -> tuple[tuple[int, int], int, float]:
+    """Width and height of a clip's frames, how many there are, and how many a second.
+
+    ClipError when the file holds no readable clip.
+    """
+    import av
+
+    try:
+        total, rate = _recorded(file)
+        with av.open(str(file)) as container:
+            stream = container.streams.video[0]
+            return (stream.width, stream.height), total, rate
+    except av.FFmpegError as problem:
+        raise ClipError(f"{file.name} cannot be read as a clip: {problem}") from problem
+
+
+def _recorded(file: Path) -> tuple[int, float]:
+    """How many frames a file holds, by its header if that says so, and how many a second."""
+    rate, promised = _header(file)
+    return promised or _count(file), rate
 
 
 def _header(file: Path) -> tuple[float, int]:
