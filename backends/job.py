@@ -20,7 +20,7 @@ from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
 from .resources import resources as resources_of
-from .weights import Weights
+from .weights import Weights, weights_after
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 """The precisions of a recipe's target."""
@@ -117,7 +117,7 @@ def job_from(
     if not isinstance(source, Path):
         return job(recipe, mode, weights=source, dtype=dtype, resources=resources_of(recipe))
     beside = [source, *source.resolve().parents[:2]]
-    weights = Weights.open(recipe, source)
+    weights = Weights.open(recipe, weights_after(source, recipe.modes[mode].after))
     return job(recipe, mode, weights=weights, dtype=dtype, resources=resources_of(recipe, *beside))
 
 

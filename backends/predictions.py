@@ -31,13 +31,17 @@ SIDE = 256
 
 
 def predict(
-    recipe: Recipe, weights: Path, source: Source, resources: Path | None, dtype: torch.dtype
+    recipe: Recipe,
+    mode: str,
+    weights: Path,
+    source: Source,
+    resources: Path | None,
+    dtype: torch.dtype,
 ) -> list[Prediction]:
-    """The greedy answers to some samples of a source, in the recipe's first mode, eagerly.
+    """The greedy answers to some samples of a source, in a mode of the recipe, eagerly.
 
     Samples that end in no answer, or that the mode cannot take, are passed over.
     """
-    mode = next(iter(recipe.chats))
     opened = Weights.open(recipe, weights)
     made = job(recipe, mode, weights=opened, dtype=dtype, resources=resources)
     spec = dict(made.spec)

@@ -11,7 +11,7 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -323,12 +323,11 @@ class _Walk:
             workers=workers,
             compiled=compiled,
         )
-        kept = run.optimizer.load(state)
+        run.optimizer.load(state)
         if own:
             own.restore_random()
         else:
             torch.manual_seed(_number(stage.seed, name))
-            self._announce(name, state, kept)
         self._metrics.cut(name, progress.step)
         code: AbstractContextManager[None] = nullcontext()
         if compiled:
@@ -425,13 +424,17 @@ class _Walk:
         picture = curves(metrics)
         (self._out / "loss.png").write_bytes(picture)
         page = self._page(chosen, metrics, bad)
-        if self._recipe.chats:
+        chats = self._recipe.chats.items()
+        told = next((one for one, mode in chats if mode.after in (None, chosen[-1])), None)
+        if told:
             last = self._recipe.stages[chosen[-1]]
             source = shown or self._sources[next(iter(last.data.shares))]
             dtype = DTYPES[last.precision]
             page = replace(
                 page,
-                predictions=predict(self._recipe, weights, source, self._resources, dtype),
+                predictions=predict(
+                    self._recipe, told, weights, source, self._resources, dtype
+                ),
                 predicted_from=f"{source.name}, " + ("held out" if shown else "trained on"),
             )
         write_report(report, page, picture)
@@ -488,7 +491,10 @@ class _Walk:
         after = self._recipe.stages[name].after
         end = self._newest(after) if after else None
         if end and end.progress.finished:
-            return completed(end.weights(), program, self._options.seed or 0), end.optimizer()
+            self._announce(name, end.progress.stage)
+            handed = self._plan[name].handed
+            state = {k: v for k, v in end.optimizer().items() if k.rpartition("/")[0] in handed}
+            return completed(end.weights(), program, self._options.seed or 0), state
         if self._start is None and after:
             raise TrainingError(
                 f"stage {name} goes on after {after}, and {self._out} holds no end of {after}: "
@@ -517,17 +523,19 @@ class _Walk:
         for line in checkpoint.changes(own.manifest.versions, checkpoint.versions()):
             self._notice(f"since {own.folder.name}, another {line}: the bits may differ")
 
-    def _announce(self, name: str, state: Mapping[str, Tensor], kept: Set[str]) -> None:
-        """Say which of the optimizer's state goes on, and which is lost."""
-        after = self._recipe.stages[name].after
-        if after is None:
-            return
-        known = {**self._plan[after].trained, **self._plan[name].trained}
-        lost = {key.removesuffix("/step") for key in state if key.endswith("/step")} - kept
-        for names, fate in ((kept, "goes on"), (lost, "is given up: frozen from here on")):
-            if names:
-                parts = by_part({one: param for one, param in known.items() if one in names})
-                numbers = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    def _announce(self, name: str, after: str) -> None:
+        """Say which of the optimizer's state goes on, and which is given up."""
+        planned = self._plan[name]
+        kept = {one: param for one, param in planned.trained.items() if one in planned.handed}
+        merged = self._plan[after].coverage.added
+        frozen = {one: param for one, param in planned.given_up.items() if one not in merged}
+        for parameters, fate in (
+            (kept, "goes on"),
+            (frozen, "is given up: frozen from here on"),
+            (merged, "is given up: low-rank changes, which are part of their matrices now"),
+        ):
+            if parameters:
+                numbers = ", ".join(f"{part} {n:,}" for part, n in by_part(parameters).items())
                 self._notice(f"{name}: the optimizer's state from {after} {fate} ({numbers})")
 
     def _notice(self, text: str) -> None:

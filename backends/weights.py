@@ -15,6 +15,7 @@ from ..compiler.weights import Names, Published, Shape, names, shape_of
 from ..dsl.diagnostics import nearest
 from ..dsl.published import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
 from ..dsl.recipe import Recipe
+from .checkpoint import checkpoints
 
 _SHOWN = 5
 """How many names a message lists."""
@@ -128,6 +129,20 @@ def starts(recipe: Recipe, sources: Mapping[str, Path]) -> dict[str, Tensor]:
         opened = Weights.open(recipe, source, [part], under=under, growing=VOCABULARY)
         found |= opened.tensors()
     return found
+
+
+def weights_after(source: Path, stage: str | None) -> Path:
+    """The weights that a stage of a run ended with; what is no run, or no stage's, as it is.
+
+    WeightsError when the run holds no end of that stage.
+    """
+    every = checkpoints(source)
+    if stage is None or not every:
+        return source
+    ends = [one for one in every if one.progress.stage == stage and one.progress.finished]
+    if not ends:
+        raise WeightsError(f"{source} holds no end of the stage {stage}: train that first")
+    return ends[-1].folder / "weights.safetensors"
 
 
 def checked_parts(recipe: Recipe, named: Iterable[str]) -> tuple[str, ...]:

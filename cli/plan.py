@@ -11,6 +11,7 @@ from ..dsl.load import load_recipe, shipped_recipes
 from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
+    from ..compiler.ops import Param
     from ..compiler.plan import Plan, StagePlan
     from ..dsl.kinds import CallModel
     from ..dsl.stages import DropPath, Ramp, Stage
@@ -109,14 +110,15 @@ def _rows(stage: StagePlan) -> list[tuple[str, str]]:
         rates = f"from {min(groups):.3g} to {max(groups):.3g}, in {len(groups)} groups"
     kept = count({name: param for name, param in stage.trained.items() if name in stage.handed})
     state = f"optimizer state kept for {kept:,}" if kept else "no optimizer state to keep"
-    after = f"{settings.after}; {state}" if settings.after else ""
+    lost = f", given up for {_sum(by_part(stage.given_up))}" if stage.given_up else ""
+    after = f"{settings.after}; {state}{lost}" if settings.after else ""
     unit = settings.stop.unit
     stop = f"{settings.stop.value:,} {unit.removesuffix('s') if settings.stop.value == 1 else unit}"
     split = f", in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     return [
         ("after", after),
         ("train", _sum(by_part(covered.trained))),
-        ("adapt", f"{', '.join(adapted)}: {count(covered.added):,} added" if adapted else ""),
+        ("adapt", _adapted(adapted, covered.added)),
         ("freeze", _sum(by_part(covered.frozen))),
         ("rates", rates if len(groups) > 1 else ""),
         ("drop path", ", ".join(map(_dropped, settings.drop_path))),
@@ -147,6 +149,14 @@ def _sum(parts: Mapping[str, int]) -> str:
     """`vit 631,183,360 + merger 44,575,744 = 675,759,104`."""
     shown = " + ".join(f"{part} {number:,}" for part, number in parts.items())
     return f"{shown} = {sum(parts.values()):,}" if len(parts) > 1 else shown
+
+
+def _adapted(targets: Sequence[str], added: Mapping[str, Param]) -> str:
+    from ..compiler.plan import count
+
+    if not targets:
+        return ""
+    return f"{', '.join(targets)}: {count(added):,} added, merged into their matrices at the end"
 
 
 def _dropped(drop: DropPath) -> str:

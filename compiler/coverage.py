@@ -40,9 +40,14 @@ class Coverage:
         return every
 
     @property
-    def learning(self) -> frozenset[str]:
+    def learnt(self) -> dict[str, Param]:
         """All that gets a gradient, added matrices included."""
-        return frozenset(self.trained) | frozenset(self.added)
+        return {**self.trained, **self.added}
+
+    @property
+    def learning(self) -> frozenset[str]:
+        """Their names."""
+        return frozenset(self.learnt)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
     factors = {name: _factor(owner[name], name, below) for name in trained}
     frozen = {name: param for name, param in parameters.items() if name not in trained}
     if not trained and not adapted and not findings:
-        findings.add(_idle(recipe, stage))
+        findings.add(_idle(recipe, stage, claims[0].selector.part))
     return Coverage(trained, frozen, adapted, factors)
 
 
@@ -235,7 +240,11 @@ def without_blocks(recipe: Recipe, path: str, selector: Selector) -> Diagnostic:
     return Diagnostic(
         "F612",
         f"`{selector.part}` has no blocks to go by",
-        labels(recipe, (path, "this goes from block to block")),
+        labels(
+            recipe,
+            (path, "this goes from block to block"),
+            (selector.part, "this part has none"),
+        ),
         fix=Fix("name a part with blocks, such as a tower"),
     )
 
@@ -273,10 +282,21 @@ def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Di
     return Diagnostic(
         "F603",
         f"`{claim.selector}` matches {what}",
-        labels(recipe, (claim.path, f"{what} of this model is at or below it")),
+        labels(
+            recipe,
+            (claim.path, f"{what} of this model is at or below it"),
+            (claim.selector.part, _contents(claim.selector.part, parameters)),
+        ),
         "a selector that matches nothing is a slip: the stage would do less than it says",
         Fix(_advice(claim, parameters)),
     )
+
+
+def _contents(part: str, parameters: Iterable[str]) -> str:
+    """What a part has to select: the names that stand right below its own."""
+    below = [name.split(".") for name in parameters if name.startswith(f"{part}.")]
+    known = dict.fromkeys(next(word for word in words[1:] if not word.isdigit()) for words in below)
+    return f"it has {listing(known, 6)}" if known else "it has no parameters"
 
 
 def _advice(claim: _Claim, parameters: Mapping[str, Param]) -> str:
@@ -301,15 +321,19 @@ def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
     more = f", and {len(shared) - 1:,} more" if len(shared) > 1 else ""
     return Diagnostic(
         "F602",
-        f"`{claim.selector}` and `{other.selector}` both claim `{shared[0]}`",
+        f"`{claim.entry}` and `{other.entry}` both claim `{shared[0]}`",
         labels(
             recipe,
             (claim.path, f"{_verb(claim)} it{more}"),
             (other.path, f"{_verb(other)} it"),
         ),
-        "a stage does one thing with each parameter, or nobody can say what it does",
+        _UNDONE if claim.adapts != other.adapts else _ONE_THING,
         Fix("name them in one place: narrow one of the two selectors"),
     )
+
+
+_ONE_THING = "a stage does one thing with each parameter, or nobody can say what it does"
+_UNDONE = "a low-rank change is for a matrix that stays as it is; training it undoes that"
 
 
 def _verb(claim: _Claim) -> str:
@@ -321,7 +345,11 @@ def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[st
     return Diagnostic(
         "F601",
         f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",
-        labels(recipe, (f"{stage}.train", f"{len(missing):,} parameters are in neither list")),
+        labels(
+            recipe,
+            (f"{stage}.train", f"{len(missing):,} parameters are in neither list"),
+            (tops[0].partition(".")[0], f"`{tops[0]}` is declared here"),
+        ),
         "every parameter is trained or frozen by name; there is no default",
         Fix(f"add {listing(tops, 4)} to `train` or to `freeze`"),
     )
@@ -335,11 +363,15 @@ def short_names(names: Iterable[str], every: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in names))
 
 
-def _idle(recipe: Recipe, stage: str) -> Diagnostic:
+def _idle(recipe: Recipe, stage: str, part: str) -> Diagnostic:
     return Diagnostic(
         "F609",
         f"stage `{stage}` trains nothing",
-        labels(recipe, (f"{stage}.train", "nothing of this learns")),
+        labels(
+            recipe,
+            (f"{stage}.train", "nothing of this learns"),
+            (part, "what it trains of this stays as it starts"),
+        ),
         "a stage without a trained parameter cannot change the model",
         Fix("name a part in `train`, or drop the stage"),
     )

@@ -33,6 +33,7 @@ from .passes.split_methods import SplitInference, SplitRoutes, SplitTraining
 from .passes.tie_weights import TieWeights
 from .proofs.assertions import prove_assertions
 from .proofs.context import prove_context
+from .proofs.handoff import prove_handoff
 from .proofs.layouts import prove_layouts
 from .proofs.routes import prove_routes
 from .proofs.shapes import prove_shapes
@@ -160,6 +161,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_layouts,
     prove_routes,
     prove_stages,
+    prove_handoff,
     prove_weights,
     prove_assertions,
 )

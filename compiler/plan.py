@@ -20,7 +20,9 @@ class StagePlan:
 
     `settings` is the stage as the recipe has it. `recomputed` names the parameters whose layers
     keep no activations. `handed` names those that the stage before trains too, whose optimizer
-    state goes on. `assumed` lists the settings that no publication gives.
+    state goes on; `given_up` is what else it trains, whose state does not. A low-rank change is
+    part of its matrix by then: another one starts anew, with a state of its own. `assumed` lists
+    the settings that no publication gives.
     """
 
     name: str
@@ -28,12 +30,13 @@ class StagePlan:
     coverage: Coverage
     recomputed: frozenset[str]
     handed: frozenset[str]
+    given_up: Mapping[str, Param]
     assumed: tuple[str, ...]
 
     @property
     def trained(self) -> Mapping[str, Param]:
         """All that gets a gradient, by name: added matrices included."""
-        return {**self.coverage.trained, **self.coverage.added}
+        return self.coverage.learnt
 
     @property
     def spared(self) -> frozenset[str]:
@@ -67,6 +70,7 @@ class StagePlan:
             "optimizer_state_kept": count(
                 {name: param for name, param in self.trained.items() if name in self.handed}
             ),
+            "optimizer_state_given_up": by_part(self.given_up),
             "settings": self.settings.model_dump(mode="json"),
             "assumed": list(self.assumed),
         }
@@ -105,6 +109,7 @@ def plan(recipe: Recipe) -> Plan:
     """What becomes of a recipe's parameters, stage by stage; RecipeError as from `coverage`."""
     parameters = build(recipe).parameters()
     covered = {name: coverage(recipe, name) for name in recipe.stages}
+    handed = {name: _handed(covered, name, stage.after) for name, stage in recipe.stages.items()}
     stages = tuple(
         StagePlan(
             name,
@@ -115,14 +120,22 @@ def plan(recipe: Recipe) -> Plan:
                 for parameter in parameters
                 if any(selector.matches(parameter) for selector in stage.checkpoint)
             ),
-            handed=covered[name].learning & covered[stage.after].learning
-            if stage.after
-            else frozenset(),
+            handed=handed[name],
+            given_up={
+                parameter: param
+                for parameter, param in (covered[stage.after].learnt if stage.after else {}).items()
+                if parameter not in handed[name]
+            },
             assumed=tuple(assumed(recipe, name)),
         )
         for name, stage in recipe.stages.items()
     )
     return Plan(recipe.name, parameters, stages, tuple(assumed(recipe)))
+
+
+def _handed(covered: Mapping[str, Coverage], stage: str, after: str | None) -> frozenset[str]:
+    """The parameters whose optimizer state a stage goes on with."""
+    return frozenset(covered[stage].trained.keys() & covered[after].trained if after else ())
 
 
 def assumed(recipe: Recipe, path: str = "") -> list[str]:

@@ -62,6 +62,8 @@ class Mode(Model):
     type: Literal["Chat"] = "Chat"
     from_: Taken | None = Field(alias="from", default=None)
     """What writes the answer, where it is not the language model: `qllama.caption`."""
+    after: Name | None = None
+    """The stage whose weights it answers with; None: the last one."""
     layout: Name
     batch: CountRange
     prompt: TokRange
@@ -87,6 +89,8 @@ class Retrieval(Model):
     """The part that makes one vector of each text."""
     scale: Name | None = None
     """The part that is the factor of the similarities."""
+    after: Name | None = None
+    """The stage whose weights it compares with; None: the last one."""
     layout: Name
     """How a text is written."""
     batch: CountRange
@@ -104,6 +108,8 @@ class Features(Model):
     type: Literal["Features"] = "Features"
     of: Taken
     """The part."""
+    after: Name | None = None
+    """The stage whose weights it looks with; None: the last one."""
     batch: CountRange
     """Pictures at once."""
     resize: Resizing | None = None

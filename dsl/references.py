@@ -53,7 +53,10 @@ def check_references(
                 checker.ends(name, model)
             case Stage():
                 checker.stage(name, model)
-            case Mode() | Retrieval() | Features() | Contrastive() | Matching() | Captioning():
+            case Mode() | Retrieval() | Features():
+                checker.follows(name, model)
+                checker.routes(name, model)
+            case Contrastive() | Matching() | Captioning():
                 checker.routes(name, model)
     checker.circles()
     checker.asserts()
@@ -105,10 +108,11 @@ class _References:
         if name in self._whole.dropped:
             labels.append(Label(self._whole.dropped[name], "dropped here", False))
         fix = Fix(f"write {listing(known, last='or')}") if known else None
+        noun = "part " if kinds == PARTS else f"{kinds[0]} " if len(kinds) == 1 else ""
         self._findings.add(
             Diagnostic(
                 code,
-                f"there is no `{name}`",
+                f"there is no {noun}`{name}`",
                 tuple(labels),
                 fix=_renamed(span, name, near) if near else fix,
             )
@@ -232,6 +236,8 @@ class _References:
                 code,
                 f"two special tokens have {what}",
                 (Label(span, "this one"), Label(self._span(f"{name}.{first}"), "and this", False)),
+                "each token has an id and a text of its own, or one is read as the other",
+                Fix(f"give one of them the {what.split()[1]} that the tokenizer has for it"),
             )
         )
 
@@ -239,9 +245,7 @@ class _References:
 
     def stage(self, name: str, stage: Stage) -> None:
         """A stage follows one that is there, on layouts, losses and parts that are there."""
-        after = _if_good(stage, "after", None)
-        if after is not None:
-            self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
+        self.follows(name, stage)
         self.stage_layouts(name, _if_good(stage, "layout", ()))
         for number, loss in enumerate(_if_good(stage, "loss", ())):
             span = self._span(f"{name}.loss", number)
@@ -271,6 +275,12 @@ class _References:
         ):
             for number, selector in enumerate(selectors):
                 self._selector(selector, self._span(f"{name}.{setting}", number))
+
+    def follows(self, name: str, model: Model) -> None:
+        """The stage that a stage or a mode goes on from is there."""
+        after = _if_good(model, "after", None)
+        if after is not None:
+            self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
 
     def stage_layouts(self, name: str, layouts: tuple[str, ...] | By) -> None:
         """The layouts of a stage are there, for each kind of data where it says so."""

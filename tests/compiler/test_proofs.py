@@ -48,6 +48,19 @@ MISTAKES = {
     "F602_twice": STAGE.format("train = [lm, vit.blocks[1..1]]"),
     "F602_one": STAGE.format("train = [lm, vit.patch_embed.weight]"),
     "F602_adapted_and_trained": STAGE.format("train = [lora(lm.blocks.attn, rank: 2), lm]"),
+    "F602_adapted_and_slow": STAGE.format(
+        "train = [lora(lm.blocks.attn, rank: 2), lr(lm.blocks.attn.q, 0.1)] "
+        "freeze = [lm.embed, lm.blocks.mlp, lm.blocks.norm1, lm.blocks.norm2, lm.norm, lm.head, "
+        "vit, merger]"
+    ),
+    "F602_adapted_twice": STAGE.format(
+        "train = [lora(lm.blocks.attn, rank: 2), lora(lm.blocks.attn.q, rank: 4)] "
+        "freeze = [lm, vit, merger]"
+    ),
+    "F602_decayed_and_frozen": STAGE.format("train = [lm, decay(vit, 0.9)] freeze = [vit, merger]"),
+    "F602_slow_and_frozen": STAGE.format(
+        "train = [lm, lr(vit.blocks[0..0], 0.1)] freeze = [vit, merger]"
+    ),
     "F603_nothing": STAGE.format("train = [lm, vit.blocks[7..9]]"),
     "F603_typo": STAGE.format("train = [lm, vit.blocs]"),
     "F603_no_linear_layer": STAGE.format(
@@ -66,6 +79,12 @@ MISTAKES = {
     "F607_no_loss": OBJECTIVE % ("merger", "lm.embed") + " amend stage joint { loss = [naming] }",
     "F608_tied": "amend lm { tied = true }"
     + STAGE.format("train = [lm.head] freeze = [vit, merger, lm.embed, lm.blocks, lm.norm]"),
+    "F608_tied_adapted": "amend lm { tied = true }"
+    + STAGE.format("train = [lora(lm.head, rank: 2)] freeze = [vit, merger, lm]"),
+    "F608_tied_frozen": "amend lm { tied = true }"
+    + STAGE.format("train = [lm] freeze = [vit, merger, lm.head]"),
+    "F616_branch": STAGE.format("after = vision"),
+    "F616_starts_over": STAGE.format("drop after"),
     "L705_stage": """
       add layout plain { text(t) -> t im_end }
       amend stage sft { layout = plain }
@@ -242,3 +261,7 @@ def test_an_objective_alone_needs_no_text(variant):
     assert set(methods["step"].outputs) == {"loss", "loss.naming"}
     assert set(methods["prefix"].outputs) == {"loss.naming.words"}
     assert "text.tokens" not in methods["prefix"]
+
+
+def test_a_branch_that_a_mode_answers_with_is_not_lost(variant):
+    prove(variant("amend stage sft { after = vision } amend mode chat { after = joint }"))
