@@ -13,6 +13,7 @@ from .arithmetic import worth
 from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing, nearest, rename
 from .inputs import INPUTS
 from .kinds import Model
+from .limits import LONGEST_CHAIN
 from .modes import MODES
 from .objectives import OBJECTIVES
 from .parse import parse_amendments
@@ -25,9 +26,6 @@ from .texts import Layout, Tokens
 from .units import Quantity
 from .values import CallValue, Given, GridValue, ListValue, RangeValue, Reported, Value
 from .whole import Entry, Part, Whole
-
-LONGEST_CHAIN = 60
-"""How many references one value may follow, one through another."""
 
 _MODELS: Mapping[str, Mapping[str, type[Model]]] = {
     "input": INPUTS,
@@ -54,9 +52,14 @@ def types_of(kind: str) -> Mapping[str, type[Model]]:
 
 def model_of(part: Part) -> type[Model] | None:
     """The model of a block; None when its type is not known."""
-    if part.kind in _UNTYPED:
-        return _UNTYPED[part.kind]
-    return _MODELS[part.kind].get(part.name if part.kind == "input" else part.type or "")
+    return model_in(part.kind, part.name, part.type)
+
+
+def model_in(kind: str, name: str, type_: str | None) -> type[Model] | None:
+    """The model of a block of this kind, name and type; None when there is none."""
+    if kind in _UNTYPED:
+        return _UNTYPED[kind]
+    return _MODELS.get(kind, {}).get(name if kind == "input" else type_ or "")
 
 
 @cache
@@ -384,7 +387,7 @@ class _Following:
             raise RecipeError([_circle(circle)])
         if len(self._stack) >= LONGEST_CHAIN:
             _refuse(
-                "E105", f"more than {LONGEST_CHAIN} values refer to one another", self._written.span
+                "E111", f"more than {LONGEST_CHAIN} values refer to one another", self._written.span
             )
         self._stack.append(self._written)
 
@@ -404,7 +407,7 @@ def _circle(circle: list[Written]) -> Diagnostic:
     )
     return Diagnostic(
         "N208",
-        "this value depends on itself",
+        f"`{paths[start].name}` depends on itself",
         labels,
-        fix=Fix("give one of them a value of its own"),
+        fix=Fix("write a number for one of them"),
     )

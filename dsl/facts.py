@@ -7,11 +7,13 @@ from typing import Any
 
 from . import syntax
 from .evaluate import Written, model_of, settings_of
-from .recipe import CALLS, Facts, Origin
+from .recipe import CALLS, Facts, Origin, OriginKind
 from .source import Span
 from .values import CallValue, Given, ListValue
 from .whole import Entry, Part, Whole
 
+SETTINGS = "settings."
+"""What stands before the name of a setting in its path, where a statement has that name too."""
 Keys = tuple[str | int, ...]
 """The way into a value: names of arguments, and numbers of members."""
 
@@ -31,6 +33,12 @@ def facts_of(whole: Whole, raws: Mapping[str, Mapping[str, Any]]) -> Facts:
     spans: dict[str, Span] = {"": whole.name_span}
     origins: dict[str, Origin] = {}
     sources: dict[str, tuple[str, ...]] = {}
+    amended = {
+        f"{part.name}.{name}"
+        for part in whole.parts.values()
+        for (kind, name), entry in part.entries.items()
+        if kind == "setting" and entry.amended
+    }
     for name, entry in whole.settings.items():
         assert isinstance(entry.statement, syntax.Setting)
         spans[name] = entry.statement.value.span
@@ -39,12 +47,19 @@ def facts_of(whole: Whole, raws: Mapping[str, Mapping[str, Any]]) -> Facts:
         spans[f"asserts[{number}]"] = found.comparison.span
     for part in whole.parts.values():
         spans[part.name] = part.header
+        kind: OriginKind = "given" if part.recipe == whole.name else "inherited"
+        origins[part.name] = Origin(kind, part.header, part.recipe)
         for fact in _part_facts(part, raws.get(part.name, {})):
             spans[fact.path] = fact.span
             origins[fact.path] = fact.origin
             if fact.sources:
                 sources[fact.path] = fact.sources
-    return Facts(MappingProxyType(spans), MappingProxyType(origins), MappingProxyType(sources))
+    return Facts(
+        MappingProxyType(spans),
+        MappingProxyType(origins),
+        MappingProxyType(sources),
+        frozenset(amended),
+    )
 
 
 def arguments_of(value: CallValue) -> dict[str, Given]:
@@ -55,9 +70,11 @@ def arguments_of(value: CallValue) -> dict[str, Given]:
 
 
 def _part_facts(part: Part, raw: Mapping[str, Any]) -> Iterator[_Fact]:
+    statements = {name for kind, name in part.entries if kind in ("special", "rule")}
     for name, given in raw.items():
         if isinstance(given, Written):
-            yield from _value_facts(f"{part.name}.{name}", (), given, part, assumed=False)
+            path = f"{part.name}.{SETTINGS if name in statements else ''}{name}"
+            yield from _value_facts(path, (), given, part, assumed=False)
     numbers = {"map": 0, "ignore": 0}
     for (kind, name), entry in part.entries.items():
         if kind in numbers:
@@ -71,7 +88,7 @@ def _part_facts(part: Part, raw: Mapping[str, Any]) -> Iterator[_Fact]:
         yield _Fact(path, entry.statement.span, _origin(entry, "given"))
     model = model_of(part)
     for name in settings_of(model) if model else ():
-        if name not in raw:
+        if name not in raw and name not in statements:
             yield _Fact(f"{part.name}.{name}", part.header, Origin("default", None, part.recipe))
 
 
@@ -83,7 +100,7 @@ def _value_facts(
         return
     assumed = assumed or given.is_assumed
     value = given.known()
-    kind = "assumed" if assumed else "derived" if given.is_derived else "given"
+    kind: OriginKind = "assumed" if assumed else "derived" if given.is_derived else "given"
     yield _Fact(path, given.span, _origin(given.entry, kind, given.span, keys), given.sources)
     if given.is_derived:
         return
@@ -97,10 +114,12 @@ def _value_facts(
             yield from _value_facts(f"{path}[{number}]", (*keys, number), item, part, assumed)
 
 
-def _origin(entry: Entry, kind: Any, span: Span | None = None, keys: Keys = ()) -> Origin:
+def _origin(entry: Entry, kind: OriginKind, span: Span | None = None, keys: Keys = ()) -> Origin:
     while span and entry.replaced and _covers(entry.replaced.statement.span, span):
         entry = entry.replaced  # an argument that `--set` left as it was
-    if kind == "given" and entry.inherited:
+    if kind == "given" and entry.imported:
+        kind = "imported"
+    elif kind == "given" and entry.inherited:
         kind = "inherited"
     before = entry.replaced
     replaced = _origin(before, "given", _stands(before, keys), keys) if before else None

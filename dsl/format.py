@@ -16,7 +16,7 @@ from .source import Source, Span
 WIDTH = 100
 _INDENT = "  "
 
-Statement = syntax.Statement | syntax.Block | syntax.Assert | syntax.DropAssert
+Statement = syntax.Statement | syntax.Block | syntax.Import | syntax.Assert | syntax.DropAssert
 
 
 def format_text(text: str, name: str = "<text>") -> str:
@@ -166,6 +166,10 @@ class _Printer:
             case syntax.Rule():
                 pieces = [piece for item in statement.items for piece in _pieces(item)]
                 return _filled(head, pieces, depth)
+            case syntax.Import() if _is_long(statement):
+                *blocks, last = map(_imported, statement.blocks)
+                pieces = [*(f"{block}," for block in blocks), last, _origin(statement)]
+                return _filled(head, pieces, depth)
             case syntax.Verbed():
                 return self._with_value(statement.statement, head, depth)
         return [head]
@@ -196,6 +200,10 @@ class _Printer:
                 return [f"assert {statement.comparison}"]
             case syntax.DropAssert():
                 return [f"drop assert {statement.comparison}"]
+            case syntax.Import():
+                if _is_long(statement):
+                    return ["import"]
+                return [f"import {_imported_blocks(statement)}", _origin(statement)]
             case syntax.Block():
                 return [""]
 
@@ -287,7 +295,8 @@ def _alignment(statement: Statement) -> tuple[type, str]:
     """What statements must share to be aligned; a block is aligned with nothing."""
     if isinstance(statement, syntax.Verbed):
         return type(statement.statement), statement.verb
-    return type(statement), str(id(statement)) if isinstance(statement, syntax.Block) else ""
+    is_alone = isinstance(statement, syntax.Block) or _is_long(statement)
+    return type(statement), str(id(statement)) if is_alone else ""
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
@@ -307,6 +316,26 @@ def _header(block: syntax.Block) -> str:
     if block.name_span != block.kind_span:
         words.append(block.name)
     return f"{' '.join(words)} : {block.type}" if block.type else " ".join(words)
+
+
+def _imported(block: syntax.Imported) -> str:
+    return block.there if block.here == block.there else f"{block.there} as {block.here}"
+
+
+def _imported_blocks(statement: syntax.Import) -> str:
+    return ", ".join(map(_imported, statement.blocks))
+
+
+def _origin(statement: syntax.Import) -> str:
+    return f"from {statement.base.span.text}"
+
+
+def _is_long(statement: Statement) -> bool:
+    """Whether an import needs several lines."""
+    if not isinstance(statement, syntax.Import):
+        return False
+    line = f"{_INDENT}import {_imported_blocks(statement)} {_origin(statement)}"
+    return len(line) > WIDTH
 
 
 def _members(value: syntax.Call | syntax.Items) -> list[tuple[str, syntax.Value, Span]]:

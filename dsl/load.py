@@ -14,10 +14,11 @@ from types import MappingProxyType
 from . import syntax
 from .check import check
 from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing, nearest
-from .names import resolve
+from .imports import with_imports
 from .parse import parse, parse_amendments
 from .recipe import Recipe
-from .source import Source, Span
+from .resolve import resolve
+from .source import LAID_OVER, Source, Span
 
 SUFFIX = ".vlm"
 
@@ -54,16 +55,18 @@ def finish(
     """The checked recipe of a syntax tree, with `amend` laid over it; raises `RecipeError`."""
     amendments: tuple[syntax.Setting, ...] = ()
     if amend:
-        amendments = parse_amendments(Source("--set", "\n".join(amend)))
+        amendments = parse_amendments(Source(LAID_OVER, "\n".join(amend)))
     whole = resolve(node, shelf, findings, amendments) if node else None
     if whole is None:
         findings.raise_if_any()
         raise AssertionError("a recipe that is not found leaves a finding")
     try:
         return check(whole, findings)
+    except RecipeError as error:
+        raise RecipeError(with_imports(error.diagnostics, whole)) from None
     except RecursionError:
         label = Label(whole.name_span)
-        raise RecipeError([Diagnostic("E105", "the values nest too deeply", (label,))]) from None
+        raise RecipeError([Diagnostic("E110", "the values nest too deeply", (label,))]) from None
 
 
 def recipes_of(name_or_path: str) -> list[str]:
@@ -128,7 +131,7 @@ def shipped_recipes() -> dict[str, Traversable]:
 
 
 class Shelf:
-    """Recipe files that have been read, each once; finds the base that a recipe names.
+    """Recipe files that have been read, each once; finds the recipes that a recipe names.
 
     `unsaved` holds, by absolute path, the texts that an editor has in place of those on disk;
     `read_tree` makes the tree of a text.
@@ -145,7 +148,7 @@ class Shelf:
         self._folders: dict[Source, Path] = {}
 
     def read(self, source: Source, folder: Path) -> syntax.File:
-        """The syntax tree of a source; `folder` is where it looks for the files it extends."""
+        """The syntax tree of a source; `folder` is where it looks for the files it names."""
         if source not in self._files:
             self._files[source] = self._read_tree(source)
             self._folders[source] = folder
@@ -155,15 +158,20 @@ class Shelf:
         unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
         return read_text(path) if unsaved is None else unsaved
 
-    def base(self, base: syntax.Base, findings: Findings) -> syntax.RecipeNode | None:
-        """The recipe that `extends` names; None after a finding."""
-        if base.is_file:
-            path = self._folders[base.span.source] / base.name
-            return self.from_file(str(path), base.span, findings)
-        for recipe in self._files[base.span.source].recipes:
-            if recipe.name == base.name and recipe.base is not base:
+    def find(
+        self, asked: syntax.Base, asker: syntax.RecipeNode, findings: Findings
+    ) -> syntax.RecipeNode | None:
+        """The recipe that `extends` or an import names; None after a finding."""
+        source = asked.span.source
+        if asked.is_file:
+            return self.from_file(str(self._folders[source] / asked.name), asked.span, findings)
+        beside = self._files[source].recipes
+        for recipe in beside:
+            if recipe.name == asked.name and recipe is not asker:
                 return recipe
-        return self.shipped(base.name, base.span, findings, self._files[base.span.source].recipes)
+        if asked.name == asker.name and asked.name not in shipped_recipes():
+            return asker
+        return self.shipped(asked.name, asked.span, findings, beside)
 
     def shipped(
         self,

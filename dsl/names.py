@@ -1,21 +1,17 @@
-"""Which declaration each name means, and what `extends` brings in.
+"""One recipe laid over its bases: what each of its statements declares, changes or takes away."""
 
-A recipe and its bases are laid over one another into one `Whole`: blocks of entries, each of which
-remembers the recipe that wrote it and what it replaced.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
-from .overrides import amend_by_path
+from .imports import imported
+from .reserved import reserved
 from .source import Span
 from .whole import (
     DEFAULT_TYPES,
     ENTRY_HOMES,
     NAMED_BLOCKS,
-    RESERVED,
     SINGLE_BLOCKS,
     TYPED_BLOCKS,
     Entry,
@@ -29,74 +25,36 @@ from .whole import (
 )
 
 
-class Library(Protocol):
-    """Where other recipes are found."""
+class Others(Protocol):
+    """Where a layer finds what it imports from."""
 
-    def base(self, base: syntax.Base, findings: Findings) -> syntax.RecipeNode | None:
-        """The recipe that `extends` names; None after a finding."""
+    def asked(self, statement: syntax.Import, asker: syntax.RecipeNode) -> Whole | None:
+        """The recipe that an import names; None after a finding."""
 
 
-def resolve(
-    recipe: syntax.RecipeNode,
-    library: Library,
-    findings: Findings,
-    amendments: Sequence[syntax.Setting] = (),
-) -> Whole | None:
-    """The recipe laid over its bases, and `amendments` (`lm.width = 64`) over all.
+WIDENED = ("prompt", "new", "resize")
+"""The settings of a mode that stand under `amend` where they admit more than any stage trains."""
 
-    None when a base could not be found; every mistake is left with `findings`.
+
+class Layer:
+    """Lays one recipe over what its bases have made.
+
+    `is_torn` says afterwards that an import failed, so that what speaks of it would only mislead.
     """
-    chain = _chain(recipe, library, findings)
-    if chain is None:
-        return None
-    whole = Whole(recipe.name, recipe.name_span)
-    for layer in reversed(chain):
-        _Layer(whole, layer, inherited=layer is not recipe, findings=findings).apply()
-    for setting in amendments:
-        amend_by_path(whole, setting, findings)
-    return whole
-
-
-def _chain(
-    recipe: syntax.RecipeNode, library: Library, findings: Findings
-) -> list[syntax.RecipeNode] | None:
-    """The recipe, its base, the base of that, and so on."""
-    chain = [recipe]
-    seen = {recipe.name_span}
-    while base := chain[-1].base:
-        found = library.base(base, findings)
-        if found is None:
-            return None
-        if found.name_span in seen:
-            links = [node for node in chain if node.base]
-            labels = [
-                Label(node.base.span, f"`{node.name}` extends this", node is chain[-1])
-                for node in links
-                if node.base
-            ]
-            findings.add(
-                Diagnostic(
-                    "N207",
-                    f"`{found.name}` extends itself",
-                    tuple(labels),
-                    reason=" -> ".join([node.name for node in chain] + [found.name]),
-                )
-            )
-            return None
-        seen.add(found.name_span)
-        chain.append(found)
-    return chain
-
-
-class _Layer:
-    """Lays one recipe over what its bases have made."""
 
     def __init__(
-        self, whole: Whole, recipe: syntax.RecipeNode, inherited: bool, findings: Findings
+        self,
+        whole: Whole,
+        recipe: syntax.RecipeNode,
+        inherited: bool,
+        others: Others,
+        findings: Findings,
     ) -> None:
+        self.is_torn = False
         self._whole = whole
         self._recipe = recipe
         self._inherited = inherited
+        self._others = others
         self._findings = findings
         self._written: set[tuple[str, Key]] = set()
         self._declared: set[str] = set()
@@ -112,6 +70,8 @@ class _Layer:
                     self._drop_part(statement)
                 case syntax.DropAssert():
                     self._drop_assert(statement)
+                case syntax.Import():
+                    self._import(statement)
                 case syntax.Block():
                     self._block(statement)
 
@@ -146,6 +106,40 @@ class _Layer:
             fix=Fix("keep one of them"),
         )
 
+    # imports
+
+    def _import(self, statement: syntax.Import) -> None:
+        there = self._others.asked(statement, self._recipe)
+        parts = list(imported(statement, there, self._findings)) if there else []
+        self.is_torn |= len(parts) < len(statement.blocks)
+        for part in parts:
+            present = self._whole.parts.get(part.name)
+            if present is not None:
+                self._imported_already(part, present)
+                continue
+            self._whole.parts[part.name] = part
+            self._declared.add(part.name)
+            self._whole.dropped.pop(part.name, None)
+
+    def _imported_already(self, part: Part, present: Part) -> None:
+        assert part.imported
+        if part.name in self._declared:
+            self._name_twice(part.kind, part.imported, present)
+            return
+        kind = "" if present.kind in SINGLE_BLOCKS else f"{present.kind} "
+        fix = f"write `drop {kind}{part.name}` before the import"
+        if part.kind not in (*SINGLE_BLOCKS, "input"):
+            fix += f", or `import {part.name} as ...`"
+        self._complain(
+            "N210",
+            f"`{part.name}` is there already",
+            (
+                Label(part.imported, "imported here"),
+                Label(present.stated, f"`{present.recipe}` has it", False),
+            ),
+            fix=Fix(fix),
+        )
+
     # blocks
 
     def _block(self, block: syntax.Block) -> None:
@@ -174,14 +168,8 @@ class _Layer:
                 fix=Fix(f"write `{block.header.text} : Type`"),
             )
             return
-        taken = block.name in RESERVED or block.name.startswith("_")
-        if block.kind in ("encoder", "adapter") and taken:
-            self._complain(
-                "N216",
-                f"a part cannot have the name `{block.name}`",
-                (Label(block.name_span, "the modules of the program keep such names"),),
-                fix=Fix(f"write `{block.name.strip('_')}_{block.kind}`, say"),
-            )
+        if wrong := reserved(block.kind, block.name, block.name_span):
+            self._findings.add(wrong)
         part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
         if present := self._whole.parts.get(block.name):
             part.former = present.entries
@@ -228,7 +216,8 @@ class _Layer:
     def _may_change(self, block: syntax.Block, present: Part | None) -> bool:
         """Whether `amend` or `replace` finds what it changes."""
         assert block.verb and block.verb_span
-        if self._recipe.base is None:
+        is_own = present is not None and not present.imported
+        if self._recipe.base is None and (is_own or not self._imports):
             self._no_base(block.verb, block.verb_span)
             return False
         if present is None:
@@ -277,34 +266,46 @@ class _Layer:
             )
             return False
         if block.name in self._declared:
-            self._complain(
-                "N205",
-                f"two blocks have the name `{block.name}`",
-                (
-                    Label(block.name_span, "this one"),
-                    Label(present.header, "and this one", False),
-                ),
-                reason=""
-                if present.kind == block.kind
-                else "parts, layouts, objectives, stages and modes share one set of names",
-                fix=Fix("rename one of them"),
-            )
+            self._name_twice(block.kind, block.name_span, present)
             return False
         self._complain(
             "N210",
             f"`{block.name}` is there already",
             (
                 Label(block.header, "added here" if block.verb else "declared again"),
-                Label(present.header, f"`{present.recipe}` has it", False),
+                Label(present.stated, f"`{present.recipe}` has it", False),
             ),
             fix=Fix("write `amend` to change settings of it, `replace` to state it anew"),
         )
         return False
 
+    def _name_twice(self, kind: str, span: Span, present: Part) -> None:
+        fix = Fix("rename one of them")
+        if present.imported:
+            fix = Fix("write `amend` to change what is imported, or import one of them only")
+        self._complain(
+            "N205",
+            f"two blocks have the name `{present.name}`",
+            (
+                Label(span, "this one"),
+                Label(present.stated, "and this one", False),
+            ),
+            reason=""
+            if present.kind == kind
+            else "parts, layouts, objectives, stages and modes share one set of names",
+            fix=fix,
+        )
+
     @property
     def _base_name(self) -> str:
         assert self._recipe.base
         return self._recipe.base.name
+
+    @property
+    def _imports(self) -> list[syntax.Imported]:
+        """All that the recipe imports, wherever it says so."""
+        statements = (it for it in self._recipe.body if isinstance(it, syntax.Import))
+        return [block for statement in statements for block in statement.blocks]
 
     def _no_base(self, verb: str, span: Span) -> None:
         self._complain(
@@ -325,9 +326,14 @@ class _Layer:
         fix = None
         if near:
             fix = rename(span, near)
-        elif verb == "amend":
+        elif verb == "amend" and self._recipe.base:
             fix = Fix(f"write `add` to create it; {self._base_name} has {listing(known)}")
-        labels = [Label(span, f"`{self._base_name}` has no {kind} of this name")]
+        holder = f"`{self._base_name}` has" if self._recipe.base else "this recipe imports"
+        labels = [Label(span, f"{holder} no {kind} of this name")]
+        for block in self._imports:
+            if block.here == name:
+                labels = [Label(span), Label(block.span, "imported here, further down", False)]
+                fix = Fix("move the import up: statements are read in their order")
         if name in self._whole.dropped:
             labels.append(Label(self._whole.dropped[name], "dropped here", False))
         self._complain("N209", f"there is no `{name}` to {verb}", labels, fix=fix)
@@ -393,6 +399,9 @@ class _Layer:
 
     def _verbed_entry(self, part: Part, verbed: syntax.Verbed, amending: bool) -> None:
         statement = verbed.statement
+        if isinstance(statement, syntax.Setting):
+            self._amended_setting(part, verbed, statement)
+            return
         assert isinstance(statement, syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule)
         if not amending:
             self._complain(
@@ -422,15 +431,37 @@ class _Layer:
             return
         self._put(part, statement, amending)
 
+    def _amended_setting(
+        self, part: Part, verbed: syntax.Verbed, setting: syntax.Setting
+    ) -> None:
+        """`amend prompt = ...`: a mode admits more than any stage trains, and says so."""
+        if verbed.verb == "amend" and part.kind == "mode" and setting.name in WIDENED:
+            self._put(part, setting, amending=True)
+            return
+        self._complain(
+            "V315",
+            f"`{verbed.verb}` says nothing of `{setting.name}`",
+            (
+                Label(verbed.verb_span, "a setting is written `name = value`"),
+                Label(part.header, f"this is {article(part.kind)}", False),
+            ),
+            f"`amend` stands before {listing(WIDENED, last='or')} of a mode alone, where it admits "
+            "more than any stage trains",
+            Fix(f"leave `{verbed.verb}` out", (Edit(verbed.verb_span, ""),)),
+        )
+
     def _entry_lacking(self, part: Part, statement: Stated, verb: str) -> None:
         kind, name = key_of(statement)
         near = nearest(name, [known for its_kind, known in part.entries if its_kind == kind])
         self._complain(
             "N209",
             f"there is no {kind} `{name}` to {verb}",
-            (Label(statement.span), Label(part.header, "the base's block", False)),
+            (Label(statement.span), Label(part.header, self._whose(part), False)),
             fix=Fix(f"write `add` to create it{f', or mean `{near}`' if near else ''}"),
         )
+
+    def _whose(self, part: Part) -> str:
+        return "the imported block" if part.imported else "the base's block"
 
     def _put(self, part: Part, statement: Stated, amending: bool) -> None:
         key = key_of(statement)
@@ -458,7 +489,7 @@ class _Layer:
             self._complain(
                 "N209",
                 f"there is no {drop.kind} `{drop.name}` to drop",
-                (Label(drop.name_span), Label(part.header, "the base's block", False)),
+                (Label(drop.name_span), Label(part.header, self._whose(part), False)),
                 fix=rename(drop.name_span, near) if near else None,
             )
             return

@@ -11,34 +11,35 @@ from lark.lexer import PatternStr
 
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, nearest, rename
+from .limits import DEEPEST_NESTING, LONGEST_TEXT
 from .source import Source, Span
 from .units import LARGEST, UNITS, Quantity
 
-LONGEST_TEXT = 65_536
-DEEPEST_NESTING = 100
 MOST_SYNTAX_ERRORS = 10
 
 
-def parse(source: Source) -> syntax.File:
+def parse(source: Source, mended: Source | None = None) -> syntax.File:
     """The syntax tree of a text; raises `RecipeError` with every syntax error that was found.
 
     After an error its line is left out and the rest is read again, so that one run reports
-    mistakes in several statements.
+    mistakes in several statements. Where `mended` is given, that is read, and the tree points
+    into `source` at the same offsets.
     """
-    return syntax.File(tuple(_nodes(source, "file")), tuple(_comments(source)), source)
+    nodes = tuple(_nodes(source, "file", mended or source))
+    return syntax.File(nodes, tuple(_comments(source)), source)
 
 
 def parse_amendments(source: Source) -> tuple[syntax.Setting, ...]:
     """Settings named by their path, `lm.width = 64`; raises `RecipeError`."""
-    return tuple(_nodes(source, "amendments"))
+    return tuple(_nodes(source, "amendments", source))
 
 
-def _nodes(source: Source, start: str) -> list[Any]:
+def _nodes(source: Source, start: str, read: Source) -> list[Any]:
     findings = Findings()
-    _refuse_oversized(source, findings)
-    _refuse_open_brackets(source, findings)
+    _refuse_oversized(read, findings)
+    _refuse_open_brackets(read, findings)
     findings.raise_if_any()
-    tree = _read(source, start, findings)
+    tree = _read(read, start, findings)
     findings.raise_if_any()
     assert tree is not None
     _refuse_deep_nesting(tree, source, findings)
@@ -160,7 +161,7 @@ def _never_closed(opened: Span, end: Label) -> Diagnostic:
 
 def _too_deep(span: Span) -> Diagnostic:
     return Diagnostic(
-        "E105",
+        "E110",
         "this is nested too deeply",
         (Label(span, f"more than {DEEPEST_NESTING} levels"),),
         fix=Fix("write it as several settings"),
@@ -339,6 +340,17 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
         is_file = name.type == "STRING"
         text = self._string(name) if is_file else str(name)
         return syntax.Base(text, is_file, self._span(name))
+
+    def imports(self, meta: Any, children: list[Any]) -> syntax.Import:
+        *blocks, base = children
+        return syntax.Import(tuple(blocks), base, self._span(meta))
+
+    def imported(self, meta: Any, children: list[Any]) -> syntax.Imported:
+        there, alias = children
+        here = alias or there
+        return syntax.Imported(
+            str(there), str(here), self._span(there), self._span(here), self._span(meta)
+        )
 
     # blocks
 

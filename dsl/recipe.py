@@ -35,14 +35,17 @@ CALLS: Mapping[str, type[CallModel]] = _calls(CallModel)
 """Every call that a recipe may make, by name."""
 
 
+OriginKind = Literal["given", "derived", "inherited", "imported", "assumed", "default"]
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from; `replaced` is what stood there in a base.
+    """Where a value came from; `replaced` is what stood there in a base, or in an imported block.
 
     `recipe` names the recipe whose text holds the value; `span` is None for a default.
     """
 
-    kind: Literal["given", "derived", "inherited", "assumed", "default"]
+    kind: OriginKind
     span: Span | None
     recipe: str
     replaced: "Origin | None" = None
@@ -54,14 +57,17 @@ class Facts:
 
     All blocks share one set of names, so a path starts at the block: `lm` is where it is declared,
     `lm.width` a setting, `sft.optim.lr` an argument, `sft.train[0]` a member of a list,
-    `tokens.im_end` a special token, `chatml.user` a rule, `weights.rules[3]` and
+    `tokens.im_end` a special token, `chatml.user` a rule (`chatml.settings.system` is
+    a setting, where there is a rule `chatml.system` as well), `weights.rules[3]` and
     `weights.ignored[0]` statements of the weights, `asserts[0]` an assert. `sources` holds, for a
-    value that was computed, the paths of the settings that it was computed from.
+    value that was computed, the paths of the settings that it was computed from; `amended` the
+    settings that stand under `amend`.
     """
 
     spans: Mapping[str, Span] = field(default_factory=lambda: MappingProxyType({}))
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    amended: frozenset[str] = frozenset()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Facts)

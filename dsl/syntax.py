@@ -403,10 +403,30 @@ def under_verb(block: Block, verb: str, verb_span: Span, span: Span) -> Block:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a recipe extends: a recipe's name, or a file."""
+    """What a recipe extends or imports from: a recipe's name, or a file."""
 
     name: str
     is_file: bool
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """One block of an import: its name in the other recipe, and its name in this one."""
+
+    there: str
+    here: str
+    there_span: Span
+    here_span: Span
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """`import vit as tower, merger from qwen2_vl_7b`."""
+
+    blocks: tuple[Imported, ...]
+    base: Base
     span: Span
 
 
@@ -416,7 +436,7 @@ class RecipeNode:
 
     name: str
     base: Base | None
-    body: tuple[Block | Setting | Drop | Assert | DropAssert, ...]
+    body: tuple[Block | Setting | Import | Drop | Assert | DropAssert, ...]
     name_span: Span
     span: Span
 

@@ -16,20 +16,6 @@ NAMED_BLOCKS = ("input", "encoder", "adapter", "layout", "objective", "stage", "
 TYPED_BLOCKS = ("encoder", "adapter", "lm", "objective", "mode")
 DEFAULT_TYPES = {"mode": "Chat"}
 """What a block is that does not say its type."""
-_RESERVED = """
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
-    get_submodule half ipu load_state_dict modules mtia named_buffers named_children named_modules
-    named_parameters parameters register_backward_hook register_buffer register_forward_hook
-    register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
-    register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module
-    register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu
-    zero_grad
-    graph outputs place signature values
-"""
-RESERVED = frozenset(_RESERVED.split())
-"""What every module that a recipe is lowered to has, besides names that begin with `_`."""
 ENTRY_HOMES: dict[EntryKind, str] = {
     "special": "tokens",
     "map": "weights",
@@ -48,6 +34,7 @@ class Entry:
     inherited: bool
     amended: bool = False
     replaced: "Entry | None" = None
+    imported: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +50,13 @@ class Part:
     entries: dict[Key, Entry] = field(default_factory=dict)
     former: dict[Key, Entry] = field(default_factory=dict)
     """What the block said that this one replaces."""
+    imported: Span | None = None
+    """Where an import names it; None when it was declared in this recipe or a base."""
+
+    @property
+    def stated(self) -> Span:
+        """Where the recipe says that it has the block."""
+        return self.imported or self.header
 
     def setting(self, name: str) -> Entry | None:
         """The entry of a setting; None when it is not written."""

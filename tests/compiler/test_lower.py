@@ -15,7 +15,7 @@ from triptych.compiler.pipeline import for_inference, for_training
 from triptych.compiler.types import evaluate
 from triptych.compiler.weights import names
 from triptych.dsl.load import load_recipe
-from triptych.dsl.whole import RESERVED
+from triptych.dsl.reserved import RESERVED
 
 TOTALS = {
     "qwen2_vl_2b": (729, 2_208_985_600, 665_271_296),

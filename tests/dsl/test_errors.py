@@ -209,8 +209,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "quotes": ("E104", "recipe r {\n  tokens {\n    tokenizer = tiktoken('qwen')\n  }\n}\n"),
     "letters": ("E104", "recipe r {\n  lm : Décodeur {\n  }\n}\n"),
     "control_character": ("E104", "recipe r {\n  lm : Decoder {\n    depth = \x07\n  }\n}\n"),
-    "nested_deeply": ("E105", "recipe r {\n  x = " + "[" * 500 + "]" * 500 + "\n}\n"),
-    "chained_deeply": ("E105", "recipe r {\n  x = 1" + " + 1" * 500 + "\n}\n"),
+    "nested_deeply": ("E110", "recipe r {\n  x = " + "[" * 500 + "]" * 500 + "\n}\n"),
+    "chained_deeply": ("E110", "recipe r {\n  x = 1" + " + 1" * 500 + "\n}\n"),
+    "too_long": ("E105", "recipe r {\n" + "# what is there to say\n" * 3_000 + "}\n"),
+    "recipes_in_a_chain": (
+        "E111",
+        "".join(f"recipe r{i} extends r{i + 1} {{\n}}\n" for i in range(70)) + "recipe r70 {\n}\n"
+        "recipe last {\n  import lm from r0\n}\n",
+    ),
     "edition_missing": ("E106", "recipe r {\n}\n"),
     "edition_unknown": ("E106", "recipe r {\n  language = 7\n}\n"),
     "base_unknown": ("N201", "recipe r extends qwen2_vl_7 {\n}\n"),
@@ -219,6 +225,55 @@ TEXTS: dict[str, tuple[str, str]] = {
         "N207",
         "recipe a extends b {\n}\nrecipe b extends c {\n}\nrecipe c extends a {\n}\n",
     ),
+    "import_circle": (
+        "N217",
+        "recipe a {\n  import lm from b\n}\nrecipe b {\n  import lm from c\n}\n"
+        "recipe c {\n  import lm from a\n}\n",
+    ),
+    "import_circle_of_one": ("N217", "recipe a {\n  import lm from a\n}\n"),
+    "import_and_extends_circle": (
+        "N217",
+        "recipe a extends b {\n}\nrecipe b {\n  import lm from c\n}\nrecipe c extends a {\n}\n",
+    ),
+    "import_lacking": (
+        "N218",
+        "recipe r {\n  language = 1\n  import merger, vti from qwen2_vl_7b\n}\n",
+    ),
+    "import_dropped": (
+        "N218",
+        "recipe a extends qwen2_vl_7b {\n  drop weights\n}\n"
+        "recipe r {\n  language = 1\n  import weights from a\n}\n",
+    ),
+    "import_recipe_unknown": ("N201", "recipe r {\n  import lm from qwen2_vl_8b\n}\n"),
+    "import_file_unreadable": ("E107", 'recipe r {\n  import lm from "nowhere.vlm"\n}\n'),
+    "import_lm_renamed": ("N203", "recipe r {\n  import lm as llm from qwen2_vl_7b\n}\n"),
+    "import_input_renamed": ("N203", "recipe r {\n  import image as pic from qwen2_vl_7b\n}\n"),
+    "import_as_lm": ("N215", "recipe r {\n  import vit as lm from qwen2_vl_7b\n}\n"),
+    "import_reserved_name": ("N216", "recipe r {\n  import vit as half from qwen2_vl_7b\n}\n"),
+    "import_twice": (
+        "N205",
+        "recipe r {\n  import vit from qwen2_vl_7b\n"
+        "  import siglip as vit from deepseek_vl_7b\n}\n",
+    ),
+    "import_and_block": (
+        "N205",
+        "recipe r {\n  import lm from qwen2_vl_7b\n  lm : Decoder {\n  }\n}\n",
+    ),
+    "import_of_what_the_base_has": (
+        "N210",
+        "recipe r extends qwen2_vl_2b {\n  import lm, siglip as vit from deepseek_vl_7b\n}\n",
+    ),
+    "import_below_its_amend": (
+        "N209",
+        "recipe r {\n  language = 1\n  amend lm {\n    depth = 2\n  }\n"
+        "  import lm from qwen2_vl_7b\n}\n",
+    ),
+    "amend_of_no_import": (
+        "N209",
+        "recipe r {\n  language = 1\n  import lm, merger from qwen2_vl_7b\n"
+        "  amend adapter merge {\n    out = 3\n  }\n}\n",
+    ),
+    "import_unfinished": ("E101", "recipe r {\n  import encoder vit from qwen2_vl_7b\n}\n"),
     "amend_without_base": ("N211", "recipe r {\n  language = 1\n  amend lm {\n  }\n}\n"),
     "drop_without_base": ("N211", "recipe r {\n  language = 1\n  drop lm\n}\n"),
     "loss_without_model": (
