@@ -1,0 +1,1 @@
+"""What an editor asks about recipes while they are being written: one file a question."""
