@@ -35,6 +35,9 @@ from .proofs.assertions import prove_assertions
 from .proofs.context import prove_context
 from .proofs.handoff import prove_handoff
 from .proofs.layouts import prove_layouts
+from .proofs.modes import prove_modes
+from .proofs.new_tokens import prove_new_tokens
+from .proofs.packing import prove_packing
 from .proofs.routes import prove_routes
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
@@ -158,6 +161,8 @@ def name_of(step: Pass | Split) -> str:
 PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_shapes,
     prove_context,
+    prove_packing,
+    prove_modes,
     prove_layouts,
     prove_routes,
     prove_stages,
@@ -173,7 +178,8 @@ def prove(recipe: Recipe) -> tuple[Diagnostic, ...]:
 
     RecipeError with every mistake of all proofs; otherwise the warnings.
     """
-    findings = Findings()
+    named = recipe.span("")
+    findings = Findings(named.source if named else None)
     try:
         build(recipe)
     except RecipeError as error:

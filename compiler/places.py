@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dsl.diagnostics import Label
+from ..dsl.diagnostics import Label, is_own
 from ..dsl.recipe import Recipe
 
 
@@ -15,3 +15,12 @@ def labels(recipe: Recipe, *places: tuple[str, str]) -> tuple[Label, ...]:
     return tuple(
         Label(span, text, primary=number == 0) for number, (span, text) in enumerate(found) if span
     )
+
+
+def changed(recipe: Recipe, block: str) -> str:
+    """The setting by which the recipe itself first changes a block of its base, else the block."""
+    named, stated = recipe.span(""), recipe.span(block)
+    if named is None or stated is None or is_own(stated, named.source):
+        return block
+    within = {p: s for p, s in recipe.facts.spans.items() if p.startswith(f"{block}.")}
+    return next((path for path, span in within.items() if is_own(span, named.source)), block)

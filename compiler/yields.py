@@ -32,7 +32,7 @@ from ..dsl.parts import (
     ViT,
 )
 from ..dsl.recipe import Recipe
-from .places import labels
+from .places import changed, labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,10 @@ def together(recipe: Recipe, name: str, sources: tuple[Selector, ...], medium: s
                         labels(
                             recipe,
                             (f"{name}.in", f"`{source}` yields {_counted(below)}"),
-                            (sources[0].part, f"`{sources[0]}` yields {_counted(found[0])}"),
+                            (
+                                changed(recipe, sources[0].part),
+                                f"`{sources[0]}` yields {_counted(found[0])}",
+                            ),
                         ),
                         "tokens are joined place by place, so all sources have one for each place",
                         Fix("bring both to one grid"),

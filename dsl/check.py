@@ -28,6 +28,7 @@ Raw = dict[str, Any]
 
 def check(whole: Whole, findings: Findings) -> Recipe:
     """The recipe that was written; raises `RecipeError` with everything that is wrong with it."""
+    findings.home = whole.name_span.source
     language = _edition(whole, findings)
     evaluator = Evaluator(whole, findings)
     raws: dict[str, Raw] = {}
@@ -338,16 +339,19 @@ class _Complaints:
             keys: tuple[str | int, ...] = tuple(path.split(".")) if path else ()
             if path.startswith("#"):
                 keys = (int(path[1:]),)
+            span = self._span((*loc, *keys))
             if keys and not self._is_written((*loc, *keys)):
                 text = f"`{path}`: {text} (by default)"
-            labels.append(Label(self._span((*loc, *keys)), text, number == 0))
+                span = self._behind_default(path) or span
+            labels.append(Label(span, text, number == 0))
         fix = None
         if problem.fix:
             edits: tuple[Edit, ...] = ()
             given, _ = self._given(loc)
             if problem.replacement is not None and isinstance(given, Written):
                 edits = (Edit(labels[0].span, problem.replacement),)
-            fix = Fix(problem.fix, edits)
+            is_computed = isinstance(given, Written) and given.is_derived
+            fix = Fix(problem.fix, edits, problem.safe and not is_computed)
         self._findings.add(
             Diagnostic(
                 problem.code,
@@ -377,13 +381,24 @@ class _Complaints:
         given = self._raw.get(str(loc[0])) if loc else None
         return isinstance(given, Written) and given.entry is None
 
+    def _used_by(self, default: Default) -> list[Entry]:
+        """The settings that a default is computed from."""
+        used = [name for name in settings_of(self._model) if f"this.{name}" in default.expression]
+        return [entry for entry in map(self._part.setting, used) if entry]
+
+    def _behind_default(self, name: str) -> Span | None:
+        """What the recipe itself changes of what a default is computed from."""
+        info = settings_of(self._model).get(name)
+        defaults = [m for m in info.metadata if isinstance(m, Default)] if info else []
+        entries = [entry for default in defaults for entry in self._used_by(default)]
+        return next((entry.statement.span for entry in entries if not entry.inherited), None)
+
     def _bad_default(self, name: str) -> None:
         given = self._raw[name]
         assert isinstance(given, Written)
         markers = settings_of(self._model)[name].metadata
         default = next(marker for marker in markers if isinstance(marker, Default))
-        used = [name for name in settings_of(self._model) if f"this.{name}" in default.expression]
-        entries = [entry for entry in map(self._part.setting, used) if entry]
+        entries = self._used_by(default)
         changed = next((entry for entry in entries if not entry.inherited), entries[0])
         worth = given.known()
         shown = f"{worth.value:g}" if isinstance(worth, Quantity) else "senseless"

@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from .codes import CODES
-from .source import Source, Span
+from .source import LAID_OVER, Source, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +79,42 @@ class RecipeError(Exception):
 class Findings:
     """Gathers mistakes, so that one run reports all of them; each is kept once.
 
-    After the first hundred there is nothing more to learn, and no more are kept.
+    After the first hundred there is nothing more to learn, and no more are kept. `home` is the text
+    of the recipe that is read: a mistake is its author's, so what it says there is shown first.
     """
 
     most: ClassVar[int] = 100
 
-    def __init__(self) -> None:
+    def __init__(self, home: Source | None = None) -> None:
+        self.home = home
         self._found: dict[Diagnostic, None] = {}
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep a mistake."""
         if len(self._found) < self.most:
-            self._found.setdefault(diagnostic)
+            self._found.setdefault(self._led(diagnostic))
+
+    def _led(self, diagnostic: Diagnostic) -> Diagnostic:
+        """The same, its primary label being one in the author's own text where there is one."""
+        own = [label for label in diagnostic.labels if is_own(label.span, self.home)]
+        if not own or diagnostic.primary in own:
+            return diagnostic
+        labels = tuple(replace(label, primary=label is own[0]) for label in diagnostic.labels)
+        return replace(diagnostic, labels=labels)
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     @property
     def in_order(self) -> tuple[Diagnostic, ...]:
-        """All that was found, in the order of the text."""
-        return tuple(sorted(self._found, key=_order))
+        """All that was found, in the order of the text: the author's own first, then its bases'."""
+        return tuple(sorted(self._found, key=self._order))
+
+    def _order(self, diagnostic: Diagnostic) -> tuple[bool, str, int]:
+        label = diagnostic.primary
+        if label is None:
+            return (False, "", 0)
+        return (not is_own(label.span, self.home), label.span.source.name, label.span.start)
 
     def raise_if_any(self) -> None:
         """Raise all that was found, in the order of the text, unless it is warnings alone."""
@@ -106,9 +122,9 @@ class Findings:
             raise RecipeError(self.in_order)
 
 
-def _order(diagnostic: Diagnostic) -> tuple[str, int]:
-    label = diagnostic.primary
-    return (label.span.source.name, label.span.start) if label else ("", 0)
+def is_own(span: Span, home: Source | None) -> bool:
+    """Whether a span stands in the text of the recipe that is read, or in what is laid over it."""
+    return span.source == home or span.source.name == LAID_OVER
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -25,7 +25,8 @@ class Problem:
 
     `{it}` in the title stands for the setting. `labels` go from field paths, relative to the value,
     to what is to be seen there; the first is the primary one, and the empty path is the value
-    itself. `replacement` is text that may be written in place of the primary label.
+    itself. `replacement` is text that may be written in place of the first; it is `safe` where it
+    cannot mean anything else than what was meant.
     """
 
     code: str
@@ -34,6 +35,7 @@ class Problem:
     reason: str = ""
     fix: str = ""
     replacement: str | None = None
+    safe: bool = True
 
 
 def complain(problem: Problem) -> NoReturn:
@@ -91,11 +93,12 @@ class Reader:
         raise NotImplementedError
 
 
-def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
-    """The number of a quantity that must have this unit."""
+def in_unit(value: Value, unit: str, wanted: str = "", right: str = "") -> int | float:
+    """The number of a quantity that must have this unit; `right` is what would be written then."""
     wanted = wanted or counted(unit)
     if not isinstance(value, Quantity):
         wrong_kind(wanted, value)
+    right = right or f"{value.value}{unit}"
     if value.unit == unit:
         return value.value
     if not value.unit:
@@ -104,8 +107,8 @@ def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
                 "V302",
                 f"{{it}} takes {wanted}, and this number has no unit",
                 (("", f"the unit `{unit}` is missing"),),
-                fix=f"write `{value}{unit}`",
-                replacement=f"{value}{unit}",
+                fix=f"write `{right}`",
+                replacement=right,
             )
         )
     complain(
@@ -113,7 +116,9 @@ def in_unit(value: Value, unit: str, wanted: str = "") -> int | float:
             "V301",
             f"{{it}} takes {wanted}",
             (("", f"this is {said(value)}"),),
-            fix="" if unit else f"write `{value.value}`",
+            fix=f"write `{right}`, if the number is right",
+            replacement=right,
+            safe=False,
         )
     )
 
@@ -158,9 +163,8 @@ class Ranged(Reader):
             value = RangeValue(value, value, None)
         if not isinstance(value, RangeValue):
             wrong_kind(f"a range, such as `..200{self.unit}`", value)
-        low, high, step = (
-            None if end is None else self._whole(end) for end in (value.low, value.high, value.step)
-        )
+        ends = (value.low, value.high, value.step)
+        low, high, step = (None if end is None else self._whole(end, value) for end in ends)
         assert high is not None
         if (
             high < 0
@@ -177,8 +181,16 @@ class Ranged(Reader):
             )
         return {"low": low, "high": high, "step": 1 if step is None else step}
 
-    def _whole(self, end: Quantity) -> int:
-        number = in_unit(end, self.unit)
+    def _in_unit(self, value: RangeValue) -> str:
+        """The same range with every number in the unit of the setting."""
+        low, high, step = (
+            "" if end is None else f"{end.value}{self.unit}"
+            for end in (value.low, value.high, value.step)
+        )
+        return f"{low}..{high}{step and f' by {step}'}"
+
+    def _whole(self, end: Quantity, value: RangeValue) -> int:
+        number = in_unit(end, self.unit, right=self._in_unit(value))
         if not isinstance(number, int):
             complain(
                 Problem(
@@ -205,7 +217,17 @@ class Amounts(Reader):
             wrong_kind(f"a number of {known}", value)
         if value.unit not in self.units:
             code, seen = ("V301", said(value)) if value.unit else ("V302", "a bare number")
-            complain(Problem(code, f"{{it}} is counted in {known}", (("", f"this is {seen}"),)))
+            likely = f"{value.value}{self.units[0]}"
+            complain(
+                Problem(
+                    code,
+                    f"{{it}} is counted in {known}",
+                    (("", f"this is {seen}"),),
+                    fix=f"write `{likely}`, if that is what is counted",
+                    replacement=likely,
+                    safe=False,
+                )
+            )
         if not isinstance(value.value, int):
             complain(Problem("V308", "{it} takes a whole number", (("", f"this is {value}"),)))
         return {"value": value.value, "unit": value.unit}

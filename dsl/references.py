@@ -194,13 +194,18 @@ class _References:
         """Special tokens are told apart by id and by text, and fit the vocabulary."""
         specials: Mapping[str, SpecialToken] = _if_good(tokens, "specials", {})
         pad = _if_good(tokens, "pad", None)
-        if pad is not None and specials and pad not in specials:
-            near = nearest(pad, specials)
-            span = self._span(f"{name}.pad")
+        named = {f"{name}.pad": pad} if pad is not None else {}
+        for number, special in enumerate(_if_good(tokens, "new", ())):
+            named[f"{name}.new[{number}]"] = special
+        for path, special in named.items():
+            if not specials or special in specials:
+                continue
+            near = nearest(special, specials)
+            span = self._span(path)
             self._findings.add(
                 Diagnostic(
                     "N204",
-                    f"there is no special token `{pad}`",
+                    f"there is no special token `{special}`",
                     (Label(span),),
                     fix=rename(span, near) if near else None,
                 )

@@ -6,6 +6,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 
+LAID_OVER = "--set"
+"""The name of the text of settings that are laid over a recipe."""
+
+
 class Place(NamedTuple):
     """A line and a column, both counted from 1, as editors do."""
 
@@ -46,6 +50,10 @@ class Source:
         start = self._starts[number - 1]
         end = self._starts[number] - 1 if number < len(self._starts) else len(self.text)
         return self.text[start:end].rstrip("\r")
+
+    def start_of(self, number: int) -> int | None:
+        """The offset at which a line begins, counted from 1; None where there is no such line."""
+        return self._starts[number - 1] if 0 < number <= len(self._starts) else None
 
     def span(self, start: int, end: int) -> "Span":
         """The characters from `start` up to, not including, `end`."""

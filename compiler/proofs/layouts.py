@@ -49,16 +49,20 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
     uses += [
         (f"mode `{name}`", f"{name}.layout", mode.layout) for name, mode in recipe.chats.items()
     ]
-    for user, path, name in uses:
-        rules = recipe.layouts[name].rules.values()
+    for layout in dict.fromkeys(name for _, _, name in uses):
+        rules = recipe.layouts[layout].rules.values()
         if any(isinstance(item, LossItem) for rule in rules for item in rule.items):
             continue
         yield Diagnostic(
             "L705",
-            f"layout `{name}` has no loss",
-            labels(recipe, (path, f"{user} uses it"), (name, "no rule marks what is supervised")),
+            f"layout `{layout}` has no loss",
+            labels(
+                recipe,
+                (layout, "no rule marks what is supervised"),
+                *((path, f"{user} uses it") for user, path, name in uses if name == layout),
+            ),
             "what stands inside `loss(...)` is learnt, and is what the model writes later",
-            Fix("put the answer into a loss: `assistant(b) -> ... loss(b im_end)`"),
+            Fix("put the answer and its end into a loss: `assistant(b) -> ... loss(b im_end)`"),
         )
 
 

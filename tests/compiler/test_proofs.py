@@ -232,16 +232,16 @@ def test_what_is_asserted_and_does_not(variant, claim, code):
     assert code in {found.code for found in caught.value.diagnostics}
 
 
-def test_several_mistakes_are_told_at_once(complaint):
+def test_several_mistakes_are_told_at_once_what_is_written_here_first(complaint):
     shown = complaint("""
       amend adapter merger { out = 40 }
       amend stage vision { freeze = [lm.embed] }
       amend stage sft { freeze = [vit] }
     """)
     assert [line[:11] for line in shown.splitlines() if line.startswith("error")] == [
-        "error[F601]",
-        "error[F601]",
         "error[S404]",
+        "error[F601]",
+        "error[F601]",
     ]
 
 
