@@ -1,13 +1,17 @@
-"""`triptych gallery`: pages about recipes that stay true, for the tool writes what they show."""
+"""`triptych gallery`: pages that stay true, for the tool writes what they show."""
 
 from __future__ import annotations
 
+import io
 import re
+import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
 
+from ..dsl.diagnostics import RecipeError
 from ..dsl.load import load_recipe, title_of, write_text
 from ..dsl.recipe import Recipe
 
@@ -20,9 +24,10 @@ Examples:
 A section stands between marks, which a reader of the page does not see:
   <!-- recipe: qwen2_vl_7b -->                picture, parts, stages, tokens of a recipe
   <!-- diff: qwen2_vl_7b qwen2_vl_2b -->      what differs between two
+  <!-- command: tokens qwen2_vl_7b -->        what a command of triptych prints
   <!-- end -->
 """
-SECTION = re.compile(r"<!-- (recipe|diff): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
+SECTION = re.compile(r"<!-- (recipe|diff|command): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
 SIZES = ((224, 224), (640, 480), (1920, 1080), (800, 1300))
 """Pictures whose tokens are counted, in pixels."""
 CLIP = (1280, 720, 10.0)
@@ -36,7 +41,7 @@ GROUPS = ("WEIGHTS", "TOKENS", "NUMERICS", "STAGES")
 @click.option("--check", "checking", is_flag=True, help="Write nothing; exit with 1 if it is old.")
 @click.pass_context
 def gallery_command(context: click.Context, page: Path, checking: bool) -> None:
-    """Write the sections of PAGE, a Markdown file, that show recipes and their differences.
+    """Write the sections of PAGE, a Markdown file, that show what triptych says of recipes.
 
     The picture of a recipe's graph goes to PAGE's folder, as pictures/RECIPE.svg.
     """
@@ -63,12 +68,32 @@ def _section(found: re.Match[str], folder: Path, drawn: dict[Path, str]) -> str:
     kind, names = found[1], found[2].split()
     if kind == "diff":
         lines = list(_difference(*names))
+    elif kind == "command":
+        lines = list(_printed(shlex.split(found[2])))
     else:
         recipe = load_recipe(names[0])
         picture = Path("pictures") / f"{recipe.name}.svg"
         drawn[folder / picture] = _picture(recipe)
         lines = list(_recipe(recipe, picture))
     return "\n".join([f"<!-- {kind}: {found[2]} -->", *lines, "<!-- end -->"])
+
+
+def _printed(argv: list[str]) -> Iterator[str]:
+    """A command of ours with what it prints, as at the end of a pipe."""
+    from .main import cli
+
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            cli.main(argv, standalone_mode=False)
+        except RecipeError as error:
+            said.write(error.render())
+        except click.ClickException as error:
+            error.show(said)
+    yield "```text"
+    yield f"$ triptych {shlex.join(argv)}"
+    yield said.getvalue().rstrip()
+    yield "```"
 
 
 def _picture(recipe: Recipe) -> str:

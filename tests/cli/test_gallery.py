@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 import triptych
@@ -27,9 +28,24 @@ def gallery(*arguments):
     return CliRunner().invoke(gallery_command, list(map(str, arguments)))
 
 
-def test_the_page_of_the_recipes_that_ship_is_true():
-    done = gallery(Path(triptych.__file__).parent / "docs" / "recipes.md", "--check")
-    assert done.exit_code == 0, f"{done.output}run `triptych gallery docs/recipes.md`"
+DOCS = Path(triptych.__file__).parent / "docs"
+PAGES = [page.name for page in sorted(DOCS.glob("*.md")) if "<!-- end -->" in page.read_text()]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_our_own_pages_are_true(name):
+    done = gallery(DOCS / name, "--check")
+    assert done.exit_code == 0, f"{done.output}run `triptych gallery docs/{name}`"
+
+
+def test_a_command_is_shown_with_what_it_prints(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- command: tokens scenes --image 64x64 -->\n<!-- end -->\n")
+    assert gallery(page).exit_code == 0
+    assert "$ triptych tokens scenes --image 64x64\n" in page.read_text()
+    page.write_text("<!-- command: check scenes --set lm.heads=5 -->\n<!-- end -->\n")
+    assert gallery(page).exit_code == 0
+    assert "error[S401]" in page.read_text()
 
 
 def test_sections_are_written_anew_and_the_rest_is_left(tmp_path):
