@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Show a recipe's parts, parameters or graph."),
     "tokens": ("tokens", "Count the tokens of pictures and clips."),
     "train": ("train", "Train a recipe through its stages."),
+    "why": ("why", "Show where a value of a recipe came from."),
 }
 
 EXIT_CODES = """\b

@@ -23,7 +23,7 @@ def prove_assertions(recipe: Recipe, findings: Findings) -> None:
     """Gather every assertion that does not hold."""
     for assertion in recipe.asserts:
         try:
-            if not holds(assertion.comparison, lambda value: _quantity(recipe, value)):
+            if not holds(assertion.comparison, lambda value: quantity(recipe, value)):
                 findings.add(_broken(recipe, assertion))
         except RecipeError as error:
             # What has no bound is told where it is used; here it would be told again.
@@ -35,19 +35,19 @@ def prove_assertions(recipe: Recipe, findings: Findings) -> None:
 
 def _broken(recipe: Recipe, assertion: Assertion) -> Diagnostic:
     sides = (assertion.comparison.left, assertion.comparison.right)
-    seen = [worth(side, lambda value: _quantity(recipe, value)) for side in sides]
+    seen = [worth(side, lambda value: quantity(recipe, value)) for side in sides]
     return Diagnostic(
         "V314",
         f"`{assertion.text}` does not hold",
         tuple(
-            Label(side.span, f"this is {quantity.value:,}{quantity.unit}", primary=side is sides[0])
-            for side, quantity in zip(sides, seen, strict=True)
+            Label(side.span, f"this is {number.value:,}{number.unit}", primary=side is sides[0])
+            for side, number in zip(sides, seen, strict=True)
         ),
         "the recipe promises it, so something above it is not as it was meant",
     )
 
 
-def _quantity(recipe: Recipe, value: syntax.Value) -> Quantity:
+def quantity(recipe: Recipe, value: syntax.Value) -> Quantity:
     """What an assertion may speak of: a setting, the most tokens of an input, a worst case."""
     if isinstance(value, syntax.Path):
         return _setting(recipe, value)
@@ -58,7 +58,7 @@ def _quantity(recipe: Recipe, value: syntax.Value) -> Quantity:
         medium = (argument.name or "").removesuffix(PLURAL)
         if medium not in layout.rules or medium not in recipe.inputs:
             _refuse(argument.span, f"layout `{value.target.steps[0].name}` places no such thing")
-        number = worth(argument.value, lambda inner: _quantity(recipe, inner))
+        number = worth(argument.value, lambda inner: quantity(recipe, inner))
         items[medium] = int(number.value)
     found = worst(recipe, layout, items)
     if found is None:
@@ -80,10 +80,10 @@ def _setting(recipe: Recipe, path: syntax.Path) -> Quantity:
         if len(counted) < len(most):
             _refuse(path.span, "nothing bounds this: the input needs an `aspect`")
         return Quantity(max(counted), "tok")
-    quantity = recipe.quantity(str(path))
-    if quantity is None:
+    number = recipe.quantity(str(path))
+    if number is None:
         _refuse(path.span, "this is not a number")
-    return quantity
+    return number
 
 
 def _refuse(span: Span, seen: str) -> NoReturn:
