@@ -167,6 +167,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_routes,
     prove_stages,
     prove_handoff,
+    prove_new_tokens,
     prove_weights,
     prove_assertions,
 )

@@ -109,6 +109,7 @@ CODES: dict[str, str] = {
     "F617": "a cache over what is not a frozen prefix without chance",
     "F618": "a part without one precision",
     "F619": "a quantisation of what it is not for",
+    "F620": "new tokens whose rows nothing has trained",
     # L7: layouts
     "L701": "a name in a layout means nothing",
     "L702": "a layout uses a rule that it lacks",

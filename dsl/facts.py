@@ -48,6 +48,7 @@ def facts_of(whole: Whole, raws: Mapping[str, Mapping[str, Any]]) -> Facts:
     for part in whole.parts.values():
         spans[part.name] = part.header
         kind: OriginKind = "given" if part.recipe == whole.name else "inherited"
+        kind = "imported" if part.imported else kind
         origins[part.name] = Origin(kind, part.header, part.recipe)
         for fact in _part_facts(part, raws.get(part.name, {})):
             spans[fact.path] = fact.span

@@ -435,8 +435,8 @@ class Layer:
         self, part: Part, verbed: syntax.Verbed, setting: syntax.Setting
     ) -> None:
         """`amend prompt = ...`: a mode admits more than any stage trains, and says so."""
+        self._put(part, setting, amending=True)
         if verbed.verb == "amend" and part.kind == "mode" and setting.name in WIDENED:
-            self._put(part, setting, amending=True)
             return
         self._complain(
             "V315",

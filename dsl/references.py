@@ -194,14 +194,14 @@ class _References:
         """Special tokens are told apart by id and by text, and fit the vocabulary."""
         specials: Mapping[str, SpecialToken] = _if_good(tokens, "specials", {})
         pad = _if_good(tokens, "pad", None)
-        named = {f"{name}.pad": pad} if pad is not None else {}
-        for number, special in enumerate(_if_good(tokens, "new", ())):
-            named[f"{name}.new[{number}]"] = special
-        for path, special in named.items():
+        named = [(pad, f"{name}.pad", 0)] if pad is not None else []
+        new = enumerate(_if_good(tokens, "new", ()))
+        named += [(special, f"{name}.new", number) for number, special in new]
+        for special, path, number in named:
             if not specials or special in specials:
                 continue
             near = nearest(special, specials)
-            span = self._span(path)
+            span = self._span(path, number)
             self._findings.add(
                 Diagnostic(
                     "N204",

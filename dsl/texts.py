@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .kinds import CallModel, Count, Flag, Model, Name, Quoted, Range, Whole
-from .reading import Calls, Choice, Ranged, TextsOrNames
+from .reading import Calls, Choice, OneOrMore, Ranged, TextsOrNames
 
 
 class Tiktoken(CallModel):
@@ -54,6 +54,8 @@ class Tokens(Model):
     specials: dict[str, SpecialToken] = Field(default_factory=dict)
     pad: Name
     """The special token that fills up a batch."""
+    new: Annotated[tuple[Name, ...], OneOrMore()] = ()
+    """The special tokens that the weights which training starts from do not know."""
 
 
 class TextItem(Model):
