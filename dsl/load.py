@@ -154,6 +154,11 @@ class Shelf:
             self._folders[source] = folder
         return self._files[source]
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All texts that have been read so far."""
+        return tuple(self._files)
+
     def _text(self, path: Path) -> str:
         unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
         return read_text(path) if unsaved is None else unsaved
