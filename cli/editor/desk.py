@@ -14,6 +14,7 @@ from ...dsl.parse import parse
 from ...dsl.recipe import Recipe
 from ...dsl.salvage import salvage
 from ...dsl.source import Source, Span
+from .computed import Computed
 from .symbols import Mention, Names, Scope
 
 MOST_NEIGHBOURS = 300
@@ -119,7 +120,7 @@ class Desk:
         """The folders that the editor has open."""
         self.unsaved: dict[Path, str] = {}
         self._readings: dict[Path, Reading] = {}
-        self._good: dict[tuple[Path, str], Recipe] = {}
+        self._good: dict[tuple[Path, str], Computed] = {}
 
     def put(self, path: Path, text: str | None) -> None:
         """A text is as the editor has it; None when the file counts again."""
@@ -152,12 +153,13 @@ class Desk:
             self._readings[path] = Reading(path, source, shelf, file, Names(shelf))
         return self._readings[path]
 
-    def recipe(self, reading: Reading, node: syntax.RecipeNode) -> Recipe | None:
-        """The recipe as it is now or, while it has mistakes, as it last was without."""
+    def computed(self, reading: Reading, node: syntax.RecipeNode) -> Computed | None:
+        """What follows from the recipe as it is now or, while it has mistakes, as it last was."""
         key = (reading.path, node.name)
         found = reading.recipe(node)
-        if found:
-            self._good[key] = found
+        known = self._good.get(key)
+        if found and (known is None or known.recipe is not found):
+            self._good[key] = Computed(found)
         return self._good.get(key)
 
     def is_current(self, reading: Reading, node: syntax.RecipeNode) -> bool:
