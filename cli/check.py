@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from ..dsl.assumed import assumed
 from ..dsl.diagnostics import Diagnostic, RecipeError, ansi, plain, render
 from ..dsl.load import load_recipe, recipes_of, shipped_recipes
 from ..dsl.recipe import Recipe
@@ -77,13 +78,9 @@ def _say(diagnostics: Sequence[Diagnostic], said: dict[Diagnostic, None]) -> Non
 
 
 def _summary(recipe: Recipe) -> str:
-    assumed = sum(
-        1
-        for path, origin in recipe.facts.origins.items()
-        if origin.kind == "assumed" and path.count(".") == 1 and "[" not in path
-    )
+    count = len(assumed(recipe))
     counts = [(len(recipe.stages), "stage"), (len(recipe.modes), "mode")]
-    shown = [f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts]
-    if assumed:
-        shown.append(f"{assumed} value{'' if assumed == 1 else 's'} assumed")
+    shown = [f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts]
+    if count:
+        shown.append(f"{count} value{'' if count == 1 else 's'} assumed")
     return f"all proofs hold ({', '.join(shown)})"

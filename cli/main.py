@@ -11,6 +11,7 @@ import click
 # Command name -> (file in this folder, one line of help). A command's file is imported when the
 # command is called, so `check`, `fmt`, `plan` and `diff` never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "assumed": ("assumed", "List what a recipe says though no publication does."),
     "check": ("check", "Prove what can be proved about a recipe."),
     "compile": ("compile", "Compile a recipe to an executable artefact."),
     "demo": ("demo", "Train, compile and run a small model on drawn scenes."),

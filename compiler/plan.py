@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..dsl.assumed import assumed
 from ..dsl.recipe import Recipe
 from ..dsl.stages import Stage
 from .build import build
@@ -136,20 +137,6 @@ def plan(recipe: Recipe) -> Plan:
 def _handed(covered: Mapping[str, Coverage], stage: str, after: str | None) -> frozenset[str]:
     """The parameters whose optimizer state a stage goes on with."""
     return frozenset(covered[stage].trained.keys() & covered[after].trained if after else ())
-
-
-def assumed(recipe: Recipe, path: str = "") -> list[str]:
-    """The settings, at or below a path, that no publication gives: `sft.optim`.
-
-    What stands inside an assumed call or list is not listed beside it.
-    """
-    found = [name for name, origin in recipe.facts.origins.items() if origin.kind == "assumed"]
-    below = [name for name in found if not path or f"{name}.".startswith(f"{path}.")]
-    return [
-        name
-        for name in below
-        if not any(name.startswith((f"{other}.", f"{other}[")) for other in below)
-    ]
 
 
 def count(parameters: Mapping[str, Param]) -> int:

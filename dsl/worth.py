@@ -12,7 +12,8 @@ from .texts import SpecialItem, TextItem
 
 _TABLES = ("specials", "rules")
 """What holds the statements of a block by name; they come before settings of the same name."""
-_STEP = re.compile(r"([A-Za-z_]\w*)|\[(\d+)\]")
+_STEP = re.compile(r"([A-Za-z_]\w*)|\[(\d{1,9})\]")
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[\d{1,9}\])*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def steps_of(path: str) -> list[str | int]:
 
 def at(recipe: Recipe, path: str) -> Found | Astray:
     """What stands at a path, or how far the path leads."""
-    first, *rest = steps_of(path) or [""]
+    first, *rest = steps_of(path) if _PATH.fullmatch(path) else [path]
     block = recipe.block(str(first))
     if block is None:
         if first == "language" and not rest:

@@ -15,6 +15,8 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "tokenizers", "PIL", "av")
     [
         (["--help"], 0),
         (["list"], 0),
+        (["why", "qwen2_vl_72b", "vit.tokens"], 0),
+        (["assumed", "qwen2_vl_72b"], 0),
         (["check", "qwen2_vl_72b"], 0),
         (["plan", "qwen2_vl_72b"], 0),
         (["show", "qwen2_vl_2b", "--ir"], 0),
