@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -72,19 +73,17 @@ def findings(sample: Sample) -> Sequence[Diagnostic]:
 
 
 def run(sample: Sample) -> subprocess.CompletedProcess[str]:
-    """Run the commands of a sample, `$ triptych ...`, in an empty folder; what the last one did."""
+    """Run the commands of a sample, lines that begin with `$ `, in an empty folder."""
+    ours = f'triptych() {{ {shlex.quote(sys.executable)} -m triptych "$@"; }}'
+    commands = [line.removeprefix("$ ") for line in sample.text.splitlines()]
     with tempfile.TemporaryDirectory() as folder:
-        for line in sample.text.splitlines():
-            prompt, name, *arguments = line.split()
-            assert (prompt, name) == ("$", "triptych"), f"a command of ours is expected: {line}"
-            done = subprocess.run(
-                [sys.executable, "-m", "triptych", *arguments],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-    return done
+        return subprocess.run(
+            ["sh", "-ec", "\n".join([ours, *commands])],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 def _block(sample: Sample) -> str:
