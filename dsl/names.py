@@ -1,11 +1,12 @@
 """One recipe laid over its bases: what each of its statements declares, changes or takes away."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from . import syntax
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
 from .imports import imported
+from .limits import MOST_BLOCKS, MOST_STATEMENTS
 from .reserved import reserved
 from .source import Span
 from .whole import (
@@ -117,9 +118,7 @@ class Layer:
             if present is not None:
                 self._imported_already(part, present)
                 continue
-            self._whole.parts[part.name] = part
-            self._declared.add(part.name)
-            self._whole.dropped.pop(part.name, None)
+            self._take(part, part.imported or part.header)
 
     def _imported_already(self, part: Part, present: Part) -> None:
         assert part.imported
@@ -173,10 +172,21 @@ class Layer:
         part = Part(block.kind, block.name, type_, block.header, block.type_span, self._recipe.name)
         if present := self._whole.parts.get(block.name):
             part.former = present.entries
-        self._whole.parts[block.name] = part
-        self._declared.add(block.name)
-        self._whole.dropped.pop(block.name, None)
+        self._take(part, block.header)
         self._fill(part, block, amending=False)
+
+    def _take(self, part: Part, span: Span) -> None:
+        """Give the recipe a block that is new, and that this layer says it has."""
+        if len(self._whole.parts) >= MOST_BLOCKS and part.name not in self._whole.parts:
+            self._too_many(f"`{self._whole.name}` has more than {MOST_BLOCKS} blocks", span)
+        self._whole.parts[part.name] = part
+        self._declared.add(part.name)
+        self._whole.dropped.pop(part.name, None)
+
+    def _too_many(self, title: str, span: Span) -> NoReturn:
+        self._complain("E112", title, (Label(span, "this one is too many"),))
+        self._findings.raise_if_any()
+        raise AssertionError("a finding was left")
 
     def _header_holds(self, block: syntax.Block) -> bool:
         kinds = (*SINGLE_BLOCKS, *NAMED_BLOCKS)
@@ -402,7 +412,7 @@ class Layer:
         if isinstance(statement, syntax.Setting):
             self._amended_setting(part, verbed, statement)
             return
-        assert isinstance(statement, syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule)
+        assert not isinstance(statement, syntax.Drop | syntax.Verbed)
         if not amending:
             self._complain(
                 "N211",
@@ -431,9 +441,7 @@ class Layer:
             return
         self._put(part, statement, amending)
 
-    def _amended_setting(
-        self, part: Part, verbed: syntax.Verbed, setting: syntax.Setting
-    ) -> None:
+    def _amended_setting(self, part: Part, verbed: syntax.Verbed, setting: syntax.Setting) -> None:
         """`amend prompt = ...`: a mode admits more than any stage trains, and says so."""
         self._put(part, setting, amending=True)
         if verbed.verb == "amend" and part.kind == "mode" and setting.name in WIDENED:
@@ -469,6 +477,9 @@ class Layer:
         if before and (part.name, key) in self._written:
             self._twice(name_span(statement), before)
             return
+        if len(part.entries) >= MOST_STATEMENTS and key not in part.entries:
+            title = f"`{part.name}` has more than {MOST_STATEMENTS:,} statements"
+            self._too_many(title, statement.span)
         self._written.add((part.name, key))
         replaced = before or part.former.get(key)
         part.entries[key] = Entry(statement, self._recipe.name, self._inherited, amending, replaced)

@@ -38,9 +38,9 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
     """Gather limits beyond the context, and for each input the tightest use that it can outgrow.
 
     Where a stage cuts samples off, a picture or clip must stand before the cut, whole. To outgrow
-    a use is a mistake. It is a warning where the recipe caps a whole clip within the room, only
-    the least share of a frame breaks the cap, as in a published system, and the recipe says that
-    such clips are refused, which whoever feeds the model does by name.
+    a use is a mistake, unless the recipe caps a whole clip within the room, only the least share
+    of a frame breaks the cap, as in a published system, and the recipe says that such clips are
+    refused, which whoever feeds the model does by name.
     """
     if recipe.lm is None:
         return
@@ -117,7 +117,8 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
         return None
     given = recipe.inputs[medium]
     cap = given.resize.clip if isinstance(given.resize, Native) else None
-    refused = _is_refused(given) and cap is not None and cap + around <= room.tokens
+    if _is_refused(given) and cap is not None and cap + around <= room.tokens and not room.cuts:
+        return None
     return Diagnostic(
         "T507" if room.cuts else "T504",
         f"{room.user} can cut through {_noun(given)}"
@@ -130,7 +131,6 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
         ),
         _reason(recipe, medium, item, room, around),
         Fix(_advice(given, alone is None), safe=False),
-        "warning" if refused and not room.cuts else "error",
     )
 
 
@@ -154,8 +154,6 @@ def _places(
         yield f"{medium}.frames", f"up to {given.frames.high} frames"
         if isinstance(given.resize, Native) and given.resize.clip is not None:
             yield f"{medium}.resize.slack", "a frame keeps its least share, cap or no cap"
-        if given.overlong == "refused":
-            yield f"{medium}.overlong", "such a clip is refused when it comes"
 
 
 def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) -> str:
@@ -181,8 +179,7 @@ def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
         return "lower the high end of `budget`"
     if given.resize.clip is None:
         return "cap the whole clip: `clip: 16384tok`"
-    fewer = "allow fewer `frames`, or lower the low end of `budget`"
-    return fewer if _is_refused(given) else f"{fewer}; or write `overlong = refused`"
+    return "allow fewer `frames`, or lower the low end of `budget`; or write `overlong = refused`"
 
 
 def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
