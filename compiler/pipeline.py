@@ -41,10 +41,9 @@ from .proofs.packing import prove_packing
 from .proofs.routes import prove_routes
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
+from .proofs.vocabulary import prove_vocabulary
 from .spec import feed_spec
 from .tokens import as_seen, inference_limits, meaning_of, route_limits, shown, training_limits
-from .proofs.vocabulary import prove_vocabulary
-from .proofs.vanishing import prove_vanishing
 from .types import Bounds
 from .verify import verify
 from .weights import prove_weights
@@ -171,12 +170,12 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_handoff,
     prove_new_tokens,
     prove_weights,
+    prove_vocabulary,
     prove_assertions,
 )
 """All that is proved of a recipe, in order."""
 
 
-    prove_vocabulary,
 def prove(recipe: Recipe) -> tuple[Diagnostic, ...]:
     """Prove what can be known of a recipe before a weight is loaded.
 
