@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from . import syntax
-from .diagnostics import Diagnostic, Findings, Label
+from .diagnostics import Diagnostic, Findings, Fix, Label
 from .limits import LONGEST_CHAIN
 from .names import Layer
 from .overrides import amend_by_path
@@ -119,7 +119,9 @@ class _Resolver:
 
 
 def _circle(links: Sequence[_Link]) -> Diagnostic:
-    """The complaint about recipes that need one another."""
+    """The complaint about recipes that need one another, the same whichever was asked for first."""
+    start = min(range(len(links)), key=lambda number: _stands(links[number]))
+    links = [*links[start:], *links[:start]]
     first, last = links[0], links[-1]
     is_plain = all(link.word == "extends" for link in links)
     labels = [
@@ -130,4 +132,9 @@ def _circle(links: Sequence[_Link]) -> Diagnostic:
         f"`{first.recipe.name}` {'extends' if is_plain else 'imports from'} itself",
         tuple(labels),
         reason=" -> ".join([*(link.recipe.name for link in links), first.recipe.name]),
+        fix=Fix("write out in one of them what it takes from the next"),
     )
+
+
+def _stands(link: _Link) -> tuple[str, int]:
+    return link.span.source.name, link.span.start

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
-from ...dsl.diagnostics import Diagnostic, Findings, Fix, listing
+from ...dsl.diagnostics import Diagnostic, Edit, Findings, Fix, listing
 from ...dsl.recipe import Recipe
+from ...dsl.source import Span
 from ...dsl.texts import (
     CornersItem,
     Layout,
@@ -21,7 +23,7 @@ from ...dsl.texts import (
     items_within,
 )
 from ..build import reach
-from ..places import labels
+from ..places import changed, labels
 
 
 def prove_layouts(recipe: Recipe, findings: Findings) -> None:
@@ -58,7 +60,7 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
             f"layout `{layout}` has no loss",
             labels(
                 recipe,
-                (layout, "no rule marks what is supervised"),
+                (changed(recipe, layout), "no rule of it marks what is learnt"),
                 *((path, f"{user} uses it") for user, path, name in uses if name == layout),
             ),
             "what stands inside `loss(...)` is learnt, and is what the model writes later",
@@ -70,7 +72,7 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
     for item in items_within(rule.items):
         match item:
             case LossItem():
-                yield from _loss(recipe, layout, rule.name, item)
+                yield from _loss(recipe, layout, rule, item)
             case RepeatItem() if recipe.lm:
                 yield from _places(recipe, layout, rule.name, item)
             case CornersItem() if recipe.layouts[layout].coordinates is None:
@@ -104,24 +106,53 @@ def _places(recipe: Recipe, layout: str, rule: str, item: RepeatItem) -> Iterato
         )
 
 
-def _loss(recipe: Recipe, layout: str, rule: str, loss: LossItem) -> Iterator[Diagnostic]:
+def _loss(recipe: Recipe, layout: str, rule: Rule, loss: LossItem) -> Iterator[Diagnostic]:
     ends = isinstance(loss.items[-1], SpecialItem | TextItem) if loss.items else False
     if end_of(loss) is None if has_content(loss) else not ends:
         yield Diagnostic(
             "L706",
-            f"the loss of `{layout}.{rule}` does not end in a special token or in fixed text",
-            labels(recipe, (f"{layout}.{rule}", "nothing in it says that the answer is over")),
+            f"the loss of `{layout}.{rule.name}` does not end in a special token or in fixed text",
+            labels(
+                recipe,
+                (f"{layout}.{rule.name}", "nothing in it says that the answer is over"),
+                _first_use(recipe, layout),
+            ),
             "a model that never learns where to stop never stops",
-            Fix("end the loss with a special token: `loss(b im_end)`"),
+            _ended(recipe, layout, rule, loss),
         )
     if _has_places(recipe.layouts[layout], loss.items):
         yield Diagnostic(
             "L707",
-            f"the loss of `{layout}.{rule}` covers the places of features",
-            labels(recipe, (f"{layout}.{rule}", "a picture or a clip stands inside the loss")),
+            f"the loss of `{layout}.{rule.name}` covers the places of features",
+            labels(recipe, (f"{layout}.{rule.name}", "a picture or a clip stands inside the loss")),
             "those places hold features, not tokens: there is nothing to predict",
             Fix("move it out of the loss"),
         )
+
+
+def _first_use(recipe: Recipe, layout: str) -> tuple[str, str]:
+    """Where a layout is first used, and by what."""
+    stages = (name for name, stage in recipe.stages.items() if layout in stage.layouts)
+    stage = next(stages, None)
+    if stage is not None:
+        return f"{stage}.layout", f"stage `{stage}` learns to answer by it"
+    mode = next(name for name, mode in recipe.chats.items() if mode.layout == layout)
+    return f"{mode}.layout", f"mode `{mode}` answers by it"
+
+
+def _ended(recipe: Recipe, layout: str, rule: Rule, loss: LossItem) -> Fix:
+    """How to give a loss its end: the special token right behind it, where there is one."""
+    behind, span = rule.items[rule.items.index(loss) + 1 :], recipe.span(f"{layout}.{rule.name}")
+    if not behind or not isinstance(behind[0], SpecialItem) or span is None:
+        return Fix("end the loss with a special token: `loss(b im_end)`")
+    token = behind[0].special
+    found = re.search(rf"loss\(([^()]*)\)\s+{token}\b", span.text)
+    edits = [] if found is None else [_replaced(span, found, f"loss({found[1]} {token})")]
+    return Fix(f"move `{token}` into the loss, where it is learnt", tuple(edits), safe=False)
+
+
+def _replaced(span: Span, found: re.Match[str], text: str) -> Edit:
+    return Edit(Span(span.source, span.start + found.start(), span.start + found.end()), text)
 
 
 def _has_places(layout: Layout, items: Iterable[LayoutItem]) -> bool:

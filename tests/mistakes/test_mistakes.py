@@ -1,0 +1,93 @@
+"""The mistakes of real users: each is refused, as itself and nothing else, in words that help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from triptych.compiler.pipeline import prove
+from triptych.dsl.diagnostics import Diagnostic, RecipeError, render
+from triptych.dsl.load import load_recipe
+
+FOLDER = Path(__file__).parent
+
+MISTAKES = {
+    "selector_typo": "F603",
+    "selector_of_nothing": "F603",
+    "freeze_of_no_part": "F604",
+    "head_frozen_by_its_tie": "F608",
+    "trained_off_the_path": "F607",
+    "adapter_over_training": "F602",
+    "adapter_of_a_tied_head": "F608",
+    "special_outside_vocabulary": "T501",
+    "two_tokens_on_one_id": "T502",
+    "sample_too_long": "T504",
+    "clip_too_long": "T504",
+    "truncation_through_a_picture": "T507",
+    "strip_resized_to_nothing": "T505",
+    "towers_that_differ": "S414",
+    "rotary_sections": "S403",
+    "layout_without_loss": "L705",
+    "loss_without_stop": "L706",
+    "stage_after_nothing": "F605",
+    "tensor_without_a_place": "W801",
+    "unknown_key": "N202",
+    "override_of_nothing": "N209",
+    "wrong_dimension": "V301",
+    "bare_number": "V302",
+    "circular_extends": "N207",
+    "circular_import": "N217",
+    "circular_value": "N208",
+    "two_blocks_of_one_name": "N205",
+}
+"""What a user did, and the code that refuses it; the story stands at the head of NAME.vlm."""
+
+ALONE = {
+    "freeze_of_no_part",
+    "stage_after_nothing",
+    "unknown_key",
+    "wrong_dimension",
+    "bare_number",
+}
+"""Mistakes with no other party: what is written there means nothing by itself."""
+
+
+def findings(name: str) -> tuple[Diagnostic, ...]:
+    """What `triptych check NAME.vlm` finds."""
+    with pytest.raises(RecipeError) as caught:
+        prove(load_recipe(f"{name}.vlm"))
+    return caught.value.diagnostics
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_recipes(monkeypatch):
+    monkeypatch.chdir(FOLDER)
+
+
+def test_every_recipe_here_is_a_mistake_with_a_name():
+    assert {path.stem for path in FOLDER.glob("*.vlm")} == set(MISTAKES)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_refused_as_itself(name, golden):
+    (found,) = findings(name)
+    assert (found.code, found.severity) == (MISTAKES[name], "error")
+    golden.check(f"mistakes/{name}.txt", render([found]))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_message_shows_both_parties_and_a_way_out(name):
+    (found,) = findings(name)
+    assert found.primary
+    assert found.primary.span.source.name == f"{name}.vlm", "the author's own file comes first"
+    assert found.fix
+    others = [label for label in found.labels if not label.primary]
+    assert bool(others) != (name in ALONE)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_story_stands_at_the_head(name):
+    text = (FOLDER / f"{name}.vlm").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert f"\nrecipe {name} " in text
