@@ -7,27 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..compiler.build import build
-from ..compiler.weights import Names, Published, Shape, names, shape_of
+from ..compiler.weights import Shape, names, shape_of
 from ..dsl.diagnostics import nearest
-from ..dsl.published import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
+from ..dsl.published import Form, Interleaved, Joined, Squeezed, Transposed
 from ..dsl.recipe import Recipe
 from .checkpoint import checkpoints
-
-_SHOWN = 5
-"""How many names a message lists."""
+from .headers import WeightsError, fitted, tensors_at
 
 VOCABULARY = ("lm.embed.weight", "lm.head.weight")
 """The tables with a row for each entry of the vocabulary."""
-
-_PICKLES = (".bin", ".pt", ".pth")
-
-
-class WeightsError(Exception):
-    """Weights cannot be read, or are not those of the recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +49,29 @@ class Weights:
         *,
         under: str = "",
         growing: Collection[str] = (),
+        fresh: bool = False,
     ) -> Weights:
         """The weights of a recipe in a training run, a file, or a folder of published files.
 
         With `parts`, only the parameters of these parts are looked for. Tensors may have our names
         or the published ones, which `under` is written before. WeightsError names every parameter
         that has no tensor, every tensor that has no place, and every shape that differs; only the
-        parameters `growing` may have fewer rows there.
+        parameters `growing` may have fewer rows there, and with `fresh` those that the recipe says
+        nobody published may be missing.
         """
-        found = _tensors(recipe, source, under)
-        every = {name: param.shape for name, param in build(recipe).parameters().items()}
+        found = tensors_at(recipe, source, under)
+        every = build(recipe).parameters()
         shapes = {
-            name: shape
-            for name, shape in every.items()
+            name: param.shape
+            for name, param in every.items()
             if parts is None or name.partition(".")[0] in parts
         }
-        published = names(recipe)
-        wanted = published.holding(shapes)
-        if any(name in found for name in shapes):
-            wanted = [
-                Published(name, shape, (name,), Renamed(target=name))
-                for name, shape in shapes.items()
-            ]
-        problems = [
-            *_missing(wanted, found),
-            *_homeless({*every, *published.tensors}, found, published),
-            *(
-                f"{tensor.name} is {list(tensor.shape)} here and {list(there.shape)} there"
-                for tensor in wanted
-                if (there := found.get(tensor.name))
-                and there.shape != tensor.shape
-                and not (tensor.holds[0] in growing and _is_shorter(there.shape, tensor.shape))
-            ),
-        ]
-        if problems:
-            raise WeightsError(f"{source} does not fit {recipe.name}:\n  " + "\n  ".join(problems))
+        fit = fitted(recipe, found, shapes, growing=growing, fresh=fresh)
+        if fit.problems:
+            lines = "\n  ".join(fit.problems)
+            raise WeightsError(f"{source} does not fit {recipe.name}:\n  {lines}")
         places = tuple(
-            Place(found[t.name].file, found[t.name].name, t.holds, t.form) for t in wanted
+            Place(found[t.name].file, found[t.name].name, t.holds, t.form) for t in fit.wanted
         )
         return cls(source, places, shapes)
 
@@ -197,107 +175,9 @@ def put_together(form: Form, tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0]
 
 
-def _is_shorter(there: Shape, here: Shape) -> bool:
-    return there[1:] == here[1:] and 0 < there[0] < here[0]
-
-
 def _grown(tensor: Tensor, shape: Shape) -> Tensor:
     """The tensor with as many rows as its parameter; the new ones are the mean of the others."""
     if tensor.shape == shape:
         return tensor
     mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
     return torch.cat((tensor, mean.expand(shape[0] - len(tensor), *shape[1:])))
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A tensor that is there."""
-
-    file: Path
-    name: str
-    shape: Shape
-
-
-def _tensors(recipe: Recipe, source: Path, under: str) -> dict[str, _Found]:
-    """Every tensor that a path stands for, by the name that the recipe's map uses.
-
-    Where a recipe takes its weights from several repositories, a folder may hold one folder for
-    each, called as the repository is.
-    """
-    folders = [(source, under)]
-    if recipe.weights and len(recipe.weights.from_) > 1:
-        apart = [
-            (source / repository.repository.rpartition("/")[2], repository.under)
-            for repository in recipe.weights.from_
-        ]
-        if any(folder.is_dir() for folder, _ in apart):
-            folders = apart
-    found = dict[str, _Found]()
-    for folder, front in folders:
-        for file in _files(folder):
-            for name, shape in _shapes(file):
-                if front + name in found:
-                    first = found[front + name].file
-                    raise WeightsError(f"{front + name} is in {first} and in {file}: keep one")
-                found[front + name] = _Found(file, name, shape)
-    return found
-
-
-def _files(source: Path) -> list[Path]:
-    """The safetensors files that a path stands for."""
-    if source.is_file():
-        if source.suffix in _PICKLES:
-            raise _pickled(source)
-        return [source]
-    if not source.is_dir():
-        raise WeightsError(f"{source} is not there: give a training run, a file, or a folder")
-    final = source / "weights.safetensors"
-    if final.exists():
-        return [final]
-    if files := sorted(source.glob("*.safetensors")):
-        return files
-    # A run that is still under way: its newest checkpoint.
-    checkpoints = sorted(
-        source.glob("checkpoints/[!.]*/weights.safetensors"), key=lambda file: file.stat().st_mtime
-    )
-    if checkpoints:
-        return checkpoints[-1:]
-    if pickled := sorted(path for path in source.iterdir() if path.suffix in _PICKLES):
-        raise _pickled(pickled[0])
-    raise WeightsError(f"{source} holds no weights: no .safetensors file, no checkpoint")
-
-
-def _pickled(file: Path) -> WeightsError:
-    return WeightsError(
-        f"{file} is a pickle, and reading one can run any code: make safetensors of it first, "
-        f"`save_file(torch.load({file.name!r}, weights_only=True), 'model.safetensors')`"
-    )
-
-
-def _shapes(file: Path) -> list[tuple[str, Shape]]:
-    try:
-        with safe_open(file, framework="pt") as content:
-            return [(name, tuple(content.get_slice(name).get_shape())) for name in content.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError) as problem:
-        raise WeightsError(f"{file} cannot be read as safetensors: {problem}") from problem
-
-
-def _missing(wanted: Sequence[Published], found: Mapping[str, _Found]) -> Iterator[str]:
-    lacking = [tensor.name for tensor in wanted if tensor.name not in found]
-    if lacking:
-        near = nearest(lacking[0], found)
-        hint = f"; there is {near}" if near else ""
-        yield f"{len(lacking)} tensors are missing: {_listed(lacking)}{hint}"
-
-
-def _homeless(
-    known: Collection[str], found: Mapping[str, _Found], published: Names
-) -> Iterator[str]:
-    extra = [name for name in found if name not in known and not published.reason_to_ignore(name)]
-    if extra:
-        yield f"{len(extra)} tensors have no place in the recipe: {_listed(extra)}"
-
-
-def _listed(names_: list[str]) -> str:
-    more = f" and {len(names_) - _SHOWN} more" if len(names_) > _SHOWN else ""
-    return ", ".join(names_[:_SHOWN]) + more

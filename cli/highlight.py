@@ -8,7 +8,7 @@ from ..dsl.explain import Sample
 from ..dsl.names import NAMED_BLOCKS, SINGLE_BLOCKS
 
 _VERBS = ("amend", "add", "replace", "drop")
-_WORDS = ("recipe", "extends", "import", "assert", "special", "map", "ignore", *_VERBS)
+_WORDS = ("recipe", "extends", "import", "assert", "special", "map", "fresh", "ignore", *_VERBS)
 # Later rules paint over earlier ones, so that a string or a comment keeps what stands in it plain.
 _COLOURS = (
     (r"\b\d[\d.]*(e-?\d+)?\w*", "cyan"),

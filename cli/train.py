@@ -159,7 +159,7 @@ def train_command(
     elif weights == "fresh":
         start = {}
     elif weights is not None:
-        start = dict(Weights.open(loaded, Path(weights)).tensors())
+        start = dict(Weights.open(loaded, Path(weights), fresh=True).tensors())
         beside = [Path(weights)]
     listener = Bars() if sys.stderr.isatty() else Lines()
     try:

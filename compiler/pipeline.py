@@ -29,9 +29,11 @@ from .passes.infer_shapes import InferShapes
 from .passes.keep_cache import KeepCache
 from .passes.place_tokens import PlaceTokens
 from .passes.score_last import ScoreLast
+from .passes.split_blocks import SplitBlocks
 from .passes.split_methods import SplitInference, SplitRoutes, SplitTraining
 from .passes.tie_weights import TieWeights
 from .proofs.assertions import prove_assertions
+from .proofs.caching import prove_caches
 from .proofs.context import prove_context
 from .proofs.handoff import prove_handoff
 from .proofs.layouts import prove_layouts
@@ -42,11 +44,12 @@ from .proofs.routes import prove_routes
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
 from .proofs.vocabulary import prove_vocabulary
+from .proofs.vanishing import prove_vanishing
 from .spec import feed_spec
 from .tokens import as_seen, inference_limits, meaning_of, route_limits, shown, training_limits
 from .types import Bounds
 from .verify import verify
-from .weights import prove_weights
+from .weights import declared, prove_weights
 
 
 class Pass(Protocol):
@@ -103,8 +106,9 @@ def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass
         DropUnused(),
         AddDropPath(drop_rates(recipe, stage)),
         AddTokenDrop(token_rates(recipe, stage)),
+        SplitBlocks(recipe.stages[stage].cache),
         Freeze(covered.trained.keys() | covered.adapted.keys()),
-        SplitTraining(),
+        SplitTraining(recipe.stages[stage].cache),
     )
 
 
@@ -161,6 +165,7 @@ def name_of(step: Pass | Split) -> str:
 
 PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_shapes,
+    prove_vanishing,
     prove_context,
     prove_packing,
     prove_modes,
@@ -168,6 +173,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_routes,
     prove_stages,
     prove_handoff,
+    prove_caches,
     prove_new_tokens,
     prove_weights,
     prove_vocabulary,
@@ -220,10 +226,10 @@ def for_inference(
     if not isinstance(chosen, Mode):
         methods = run(of_mode(recipe, chosen, seen), route_passes(recipe), watcher or Watcher())
         limits = route_limits(recipe, chosen)
-        return _program(whole, methods, limits, feed_spec(recipe, chosen, seen))
+        return _program(recipe, whole, methods, limits, feed_spec(recipe, chosen, seen))
     methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
-    return _program(whole, methods, limits, feed_spec(recipe, chosen, seen))
+    return _program(recipe, whole, methods, limits, feed_spec(recipe, chosen, seen))
 
 
 def for_training(
@@ -247,10 +253,11 @@ def for_training(
         watcher or Watcher(),
     )
     limits = training_limits(recipe, chosen, seen)
-    return _program(whole, methods, limits, feed_spec(recipe, chosen, seen), covered)
+    return _program(recipe, whole, methods, limits, feed_spec(recipe, chosen, seen), covered)
 
 
 def _program(
+    recipe: Recipe,
     whole: dict[str, Param],
     methods: Methods,
     limits: dict[str, Bounds],
@@ -266,7 +273,7 @@ def _program(
     added: dict[str, Param] = covered.added if covered else {}
     return Program(
         methods,
-        whole | added,
+        declared(recipe, whole) | added,
         ties,
         covered.learning if covered else frozenset(),
         covered.adapted if covered else {},

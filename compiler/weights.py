@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from ..dsl.diagnostics import Diagnostic, Findings, Fix
-from ..dsl.published import Form, Interleaved, Joined, MapRule, Renamed, Squeezed, Transposed
+from ..dsl.diagnostics import Diagnostic, Findings, Fix, nearest
+from ..dsl.published import (
+    Filled,
+    Form,
+    Interleaved,
+    Joined,
+    MapRule,
+    Normal,
+    Renamed,
+    Squeezed,
+    Transposed,
+)
 from ..dsl.recipe import Recipe
 from .build import build
-from .places import labels
+from .ops import Init, Param
+from .places import changed, labels
 
 Shape = tuple[int, ...]
 
@@ -30,11 +41,13 @@ class Published:
 class Names:
     """Every published tensor that the parameters are made of, and what else may be there.
 
-    `tensors` goes by published name, in the order of the model. `ignored` lists patterns of
+    `tensors` goes by published name, in the order of the model. `fresh` are the parameters that
+    nobody published; they stand among `tensors` under their own names. `ignored` lists patterns of
     published tensors that have no place in the model, with the reason.
     """
 
     tensors: Mapping[str, Published]
+    fresh: frozenset[str]
     ignored: tuple[tuple[str, str], ...]
 
     @property
@@ -77,7 +90,8 @@ def names(recipe: Recipe) -> Names:
 
 def published_shapes(recipe: Recipe) -> dict[str, Shape]:
     """Name and exact shape of every tensor of the published checkpoint that has a place."""
-    return {name: tensor.shape for name, tensor in names(recipe).tensors.items()}
+    found = names(recipe)
+    return {name: tensor.shape for name, tensor in found.tensors.items() if name not in found.fresh}
 
 
 def prove_weights(recipe: Recipe, findings: Findings) -> None:
@@ -93,14 +107,33 @@ def map_names(recipe: Recipe, findings: Findings) -> Names:
             name: Published(name, shape, (name,), Renamed(target=name))
             for name, shape in shapes.items()
         }
-        return Names(kept, ())
-    tensors = _Claims(recipe, shapes, findings).tensors()
+        return Names(kept, frozenset(), ())
+    claims = _Claims(recipe, shapes, findings)
+    tensors = claims.tensors()
     for index, rule in enumerate(recipe.weights.ignored):
         caught = [name for name in tensors if _regex(rule.pattern).fullmatch(name)]
         if caught:
             findings.add(_ignored(recipe, index, caught))
     ignored = tuple((rule.pattern, rule.reason) for rule in recipe.weights.ignored)
-    return Names(tensors, ignored)
+    return Names(tensors, frozenset(claims.fresh), ignored)
+
+
+def declared(recipe: Recipe, parameters: Mapping[str, Param]) -> dict[str, Param]:
+    """The parameters as the weights have them start, where those say how."""
+    rules = recipe.weights.fresh if recipe.weights else ()
+    found = dict(parameters)
+    for name, param in parameters.items():
+        rule = next((rule for rule in rules if _regex(rule.pattern).fullmatch(name)), None)
+        match rule and rule.init:
+            case Normal(std=std):
+                found[name] = replace(param, init=Init("normal", std))
+            case Filled(value=value):
+                found[name] = replace(param, init=Init("constant", value))
+    return found
+
+
+FRESH = -1
+"""In the place of the number of a rule: no published tensor."""
 
 
 class _Claims:
@@ -112,14 +145,19 @@ class _Claims:
         self._shapes = shapes
         self._findings = findings
         self._rules = recipe.weights.rules
+        self.fresh: dict[str, int] = {}
+        """The parameters that nobody published, with the number of the rule that says so."""
 
     def tensors(self) -> dict[str, Published]:
         """The published tensors whose rules hold."""
         uneven = [rule for rule in self._rules if not _is_even(rule)]
         for rule in uneven:
             self._findings.add(_uneven(self._recipe, self._rules.index(rule), rule))
+        self._find_fresh()
         held: dict[tuple[int, str], dict[int, str]] = {}
         homeless, clashes = list[str](), dict[tuple[int, int], list[str]]()
+        used = {self._rules.index(rule) for rule in uneven}
+        news = dict[tuple[int, int], list[str]]()
         taken = dict[str, int]()
         for name in self._shapes:
             claims = [
@@ -128,6 +166,12 @@ class _Claims:
                 for number, target in enumerate(rule.target.targets)
                 if (source := rewrite(name, target, rule.source)) is not None
             ]
+            used.update(index for index, _, _ in claims)
+            if name in self.fresh:
+                if claims:
+                    news.setdefault((self.fresh[name], claims[0][0]), []).append(name)
+                held[FRESH, name] = {0: name}
+                continue
             if not claims:
                 if not any(_regex(t).fullmatch(name) for r in uneven for t in r.target.targets):
                     homeless.append(name)
@@ -138,8 +182,14 @@ class _Claims:
             if taken.setdefault(source, index) != index or number in held.get((index, source), {}):
                 clashes.setdefault((taken[source], index), []).append(source)
             held.setdefault((index, source), {})[number] = name
+        for index, rule in enumerate(self._rules):
+            if index not in used:
+                path = f"weights.rules[{index}]"
+                self._findings.add(_idle(self._recipe, path, rule.target.targets[0]))
         for pair, claimed in clashes.items():
             self._findings.add(_twice(self._recipe, pair, claimed))
+        for pair, claimed in news.items():
+            self._findings.add(_not_new(self._recipe, pair, claimed))
         if homeless:
             self._findings.add(_homeless(self._recipe, homeless))
         found = dict[str, Published]()
@@ -153,7 +203,18 @@ class _Claims:
                 self._findings.add(tensor)
         return found
 
+    def _find_fresh(self) -> None:
+        assert self._recipe.weights
+        for index, rule in enumerate(self._recipe.weights.fresh):
+            caught = [name for name in self._shapes if _regex(rule.pattern).fullmatch(name)]
+            if not caught:
+                self._findings.add(_idle(self._recipe, f"weights.fresh[{index}]", rule.pattern))
+            for name in caught:
+                self.fresh.setdefault(name, index)
+
     def _tensor(self, index: int, source: str, parts: Mapping[int, str]) -> Published | Diagnostic:
+        if index == FRESH:
+            return Published(source, self._shapes[source], (source,), Renamed(target=source))
         form = self._rules[index].target
         holds = tuple(parts[number] for number in sorted(parts))
         if len(holds) < len(form.targets):
@@ -262,6 +323,33 @@ def _twice(recipe: Recipe, rules: tuple[int, int], claimed: list[str]) -> Diagno
     )
 
 
+def _not_new(recipe: Recipe, rules: tuple[int, int], claimed: list[str]) -> Diagnostic:
+    more = f", and {len(claimed) - 1:,} more" if len(claimed) > 1 else ""
+    return Diagnostic(
+        "W806",
+        f"`{claimed[0]}` is both fresh and published{more}",
+        labels(
+            recipe,
+            (f"weights.fresh[{rules[0]}]", "nobody published it, says this"),
+            (f"weights.rules[{rules[1]}]", "this says where it was published"),
+        ),
+        "a parameter starts from one thing alone",
+        Fix("narrow one of the two patterns, or drop that line"),
+    )
+
+
+def _idle(recipe: Recipe, path: str, pattern: str) -> Diagnostic:
+    names = build(recipe).parameters()
+    near = nearest(pattern.rstrip(".*"), {name.rsplit(".", 1)[0] for name in names} | {*names})
+    return Diagnostic(
+        "W807",
+        f"no parameter is called `{pattern}`",
+        labels(recipe, (path, "this places nothing")),
+        "a rule that catches nothing is a slip: what it was meant for starts some other way",
+        Fix(f'write `"{near}.*"`' if near else "name parameters as `triptych show` lists them"),
+    )
+
+
 def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:
     return Diagnostic(
         "W804",
@@ -284,11 +372,19 @@ def _ignored(recipe: Recipe, index: int, caught: list[str]) -> Diagnostic:
 
 
 def _homeless(recipe: Recipe, missing: list[str]) -> Diagnostic:
+    stem = missing[0].rpartition(".")[0]
     more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
     return Diagnostic(
         "W801",
         f"no rule says where `{missing[0]}` comes from{more}",
-        labels(recipe, ("weights", "every parameter needs a published name here")),
+        labels(
+            recipe,
+            (changed(recipe, missing[0].partition(".")[0]), "the model has it by this"),
+            ("weights", "every parameter needs a published name here"),
+        ),
         "weights are loaded by a total map: a parameter without a rule would stay random unseen",
-        Fix('add a rule: `map "published.name.*" -> "' + missing[0].rpartition(".")[0] + '.*"`'),
+        Fix(
+            f'write `map "published.name.*" -> "{stem}.*"`, or `fresh "{stem}.*"` where nobody '
+            "published it"
+        ),
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from . import syntax
+from .arguments import taken_as_argument
 from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, listing, nearest, rename
 from .evaluate import Evaluator, Written, model_of, settings_of, types_of
 from .facts import arguments_of, facts_of
@@ -18,7 +19,7 @@ from .references import check_references, in_order
 from .source import Span
 from .units import Quantity
 from .values import CallValue, Given, ListValue
-from .whole import Entry, Part, Whole, article
+from .whole import WEIGHT_STATEMENTS, Entry, Part, Whole, article
 
 EDITION = 1
 
@@ -171,6 +172,7 @@ def _raw(part: Part, model: type[Model], whole: Whole, evaluator: Evaluator) -> 
     if part.kind == "weights":
         ignored = [entry.statement for entry in part.of_kind("ignore")]
         raw["rules"] = _map_rules(part, evaluator)
+        raw["fresh"] = tuple(_fresh(entry, part, evaluator) for entry in part.of_kind("fresh"))
         raw["ignored"] = tuple(
             {"pattern": rule.pattern.value, "reason": rule.reason.value}
             for rule in ignored
@@ -193,6 +195,14 @@ def _map_rules(part: Part, evaluator: Evaluator) -> tuple[Raw, ...]:
             }
         )
     return tuple(rules)
+
+
+def _fresh(entry: Entry, part: Part, evaluator: Evaluator) -> Raw:
+    statement = entry.statement
+    assert isinstance(statement, syntax.Fresh)
+    init = statement.init
+    starts = {"init": Written(init, evaluator, part.name, entry)} if init else {}
+    return {"pattern": statement.pattern.value, **starts}
 
 
 def _what_is_good(model: type[Model], raw: Raw, error: ValidationError) -> Model:
@@ -230,6 +240,9 @@ def _unknown_setting(part: Part, entry: Entry, known: Mapping[str, object]) -> D
         labels.append(Label(part.header, "declared here", False))
     shown = part.name if part.type is None else f"{part.name} : {part.type}"
     fix = Fix(f"it has {listing(known, limit=30)}")
+    taken = taken_as_argument(part, statement.name)
+    if taken:
+        fix = Fix(f"`{statement.name}` is an argument, as in `{taken}`")
     if near:
         text = f"{part.name}.{near}" if "." in statement.name_span.text else near
         fix = rename(statement.name_span, text)
@@ -322,8 +335,8 @@ class _Complaints:
             if entry and isinstance(entry.statement, syntax.Special):
                 statement = entry.statement
                 return statement.id.span if loc[2:] == ("id",) else statement.text.span
-        if loc[:1] in (("rules",), ("ignored",)) and len(loc) > 2 and isinstance(loc[1], int):
-            entries = self._part.of_kind("map" if loc[0] == "rules" else "ignore")
+        if loc and loc[0] in WEIGHT_STATEMENTS and len(loc) > 2 and isinstance(loc[1], int):
+            entries = self._part.of_kind(WEIGHT_STATEMENTS[str(loc[0])])
             written: syntax.Text | syntax.Call = getattr(entries[loc[1]].statement, str(loc[2]))
             given, _ = self._given(loc)
             return given.span if given else written.span

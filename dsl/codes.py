@@ -18,13 +18,14 @@ CODES: dict[str, str] = {
     "E102": "a string is not well formed",
     "E103": "a bracket is never closed",
     "E104": "a character means nothing here",
-    "E105": "the recipe is too large or too deeply nested",
+    "E105": "the text is too long",
     "E106": "the edition of the language is missing or unknown",
     "E107": "the file cannot be read",
     "E108": "the file does not hold the recipe that was asked for",
     "E109": "the file cannot be written",
     "E110": "the text is nested too deeply",
     "E111": "a chain of references or of recipes is too long",
+    "E112": "a recipe has too many blocks or statements, or reads too many files",
     # N2: names
     "N201": "there is no recipe of this name",
     "N202": "there is no setting of this name",
@@ -129,5 +130,8 @@ CODES: dict[str, str] = {
     "W803": "the two sides of a rule do not capture the same",
     "W804": "a rule whose published tensor cannot hold what it names",
     "W805": "a tensor that is both placed and ignored",
+    "W806": "a parameter that is both fresh and published",
+    "W807": "a rule of the weights that places nothing",
+    "W808": "a checkpoint that does not fit the map",
 }
 """From code to what it is about, in general words; the title of a diagnostic speaks of the case."""

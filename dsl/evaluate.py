@@ -41,7 +41,7 @@ _UNTYPED: Mapping[str, type[Model]] = {
     "layout": Layout,
     "stage": Stage,
 }
-STATED_OTHERWISE = {"specials", "rules", "ignored"}
+STATED_OTHERWISE = {"specials", "rules", "fresh", "ignored"}
 """Fields that statements of their own fill, not settings."""
 
 

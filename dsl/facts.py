@@ -10,7 +10,7 @@ from .evaluate import Written, model_of, settings_of
 from .recipe import CALLS, Facts, Origin, OriginKind
 from .source import Span
 from .values import CallValue, Given, ListValue
-from .whole import Entry, Part, Whole
+from .whole import WEIGHT_STATEMENTS, Entry, Part, Whole
 
 SETTINGS = "settings."
 """What stands before the name of a setting in its path, where a statement has that name too."""
@@ -76,11 +76,11 @@ def _part_facts(part: Part, raw: Mapping[str, Any]) -> Iterator[_Fact]:
         if isinstance(given, Written):
             path = f"{part.name}.{SETTINGS if name in statements else ''}{name}"
             yield from _value_facts(path, (), given, part, assumed=False)
-    numbers = {"map": 0, "ignore": 0}
+    counted: dict[str, str] = {kind: name for name, kind in WEIGHT_STATEMENTS.items()}
+    numbers = dict.fromkeys(counted, 0)
     for (kind, name), entry in part.entries.items():
         if kind in numbers:
-            shown = "rules" if kind == "map" else "ignored"
-            path = f"{part.name}.{shown}[{numbers[kind]}]"
+            path = f"{part.name}.{counted[kind]}[{numbers[kind]}]"
             numbers[kind] += 1
         elif kind != "setting":
             path = f"{part.name}.{name}"

@@ -184,6 +184,9 @@ class _Printer:
                 return [f"special {statement.name}", f"= {statement.text.span.text}", f"@ {number}"]
             case syntax.Map():
                 return [f"map {statement.source.span.text}", "->"]
+            case syntax.Fresh():
+                init = [f": {syntax.written(statement.init)}"] if statement.init else []
+                return [f"fresh {statement.pattern.span.text}", *init]
             case syntax.Ignore():
                 return [f"ignore {statement.pattern.span.text}", f": {statement.reason.span.text}"]
             case syntax.Rule():

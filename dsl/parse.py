@@ -250,7 +250,9 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
 
 def _no_statement(span: Span, after: str, expected: set[str]) -> Diagnostic:
     name = span.text
-    keywords = [terminal.lower() for terminal in expected & {"SPECIAL", "MAP", "IGNORE", "DROP"}]
+    keywords = [
+        terminal.lower() for terminal in expected & {"SPECIAL", "MAP", "FRESH", "IGNORE", "DROP"}
+    ]
     near = nearest(name, keywords)
     if near and after.startswith('"') == (near != "special"):
         return Diagnostic(
@@ -434,6 +436,10 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
     def map(self, meta: Any, children: list[Any]) -> syntax.Map:
         _, source, target = children
         return syntax.Map(self._text(source), target, self._span(meta))
+
+    def fresh(self, meta: Any, children: list[Any]) -> syntax.Fresh:
+        _, pattern, init = children
+        return syntax.Fresh(self._text(pattern), init, self._span(meta))
 
     def ignore(self, meta: Any, children: list[Any]) -> syntax.Ignore:
         _, pattern, reason = children

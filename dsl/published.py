@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .kinds import CallModel, Count, Model, Quoted
+from .kinds import CallModel, Count, Model, Positive, Quoted
 from .parts import Hf
-from .reading import Calls, Members, OneOrMore
+from .reading import Calls, Measure, Members, OneOrMore
 
 
 class Renamed(Model):
@@ -87,6 +87,32 @@ class MapRule(Model):
     target: Annotated[Form, Calls()]
 
 
+class Normal(CallModel):
+    """Drawn from a normal distribution around 0."""
+
+    call: Literal["normal"] = "normal"
+    positional: ClassVar[tuple[str, ...]] = ("std",)
+    std: Positive
+
+
+class Filled(CallModel):
+    """One number everywhere: `filled(0)`, `filled(1)`."""
+
+    call: Literal["filled"] = "filled"
+    positional: ClassVar[tuple[str, ...]] = ("value",)
+    value: Annotated[float, Measure()]
+
+
+class FreshRule(Model):
+    """Parameters that no published tensor gives, and how they start.
+
+    Without `init` each starts as its part says.
+    """
+
+    pattern: str
+    init: Annotated[Normal | Filled, Calls()] | None = None
+
+
 class IgnoreRule(Model):
     """Published tensors that have no place in the model, and why."""
 
@@ -101,6 +127,7 @@ class Weights(Model):
         alias="from", min_length=1
     )
     rules: tuple[MapRule, ...] = ()
+    fresh: tuple[FreshRule, ...] = ()
     ignored: tuple[IgnoreRule, ...] = ()
 
     @property

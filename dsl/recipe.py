@@ -58,8 +58,9 @@ class Facts:
     All blocks share one set of names, so a path starts at the block: `lm` is where it is declared,
     `lm.width` a setting, `sft.optim.lr` an argument, `sft.train[0]` a member of a list,
     `tokens.im_end` a special token, `chatml.user` a rule (`chatml.settings.system` is
-    a setting, where there is a rule `chatml.system` as well), `weights.rules[3]` and
-    `weights.ignored[0]` statements of the weights, `asserts[0]` an assert. `sources` holds, for a
+    a setting, where there is a rule `chatml.system` as well), `weights.rules[3]`,
+    `weights.fresh[0]` and `weights.ignored[0]` statements of the weights, `asserts[0]` an assert.
+    `sources` holds, for a
     value that was computed, the paths of the settings that it was computed from; `amended` the
     settings that stand under `amend`.
     """

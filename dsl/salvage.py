@@ -59,7 +59,7 @@ def _mended(text: str, diagnostic: Diagnostic) -> str:
 
 
 _UNFINISHED = re.compile(
-    r"([-+*/=,.(\[:]|->|\b(drop|add|amend|replace|special|map|ignore|assert|extends|import|by))\Z"
+    r"([-+*/=,.(\[:]|->|\b(drop|add|amend|replace|special|map|fresh|ignore|assert|extends|import|by))\Z"
 )
 """A text whose last statement is not at its end."""
 

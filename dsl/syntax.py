@@ -304,6 +304,15 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Fresh:
+    """`fresh "merger.*" : normal(0.02)`; without a call, each tensor starts as its part says."""
+
+    pattern: Text
+    init: Call | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """`ignore "*.inv_freq" : "a buffer"`."""
 
@@ -373,7 +382,7 @@ class Verbed:
     span: Span
 
 
-Statement = Setting | Special | Map | Ignore | Rule | Drop | Verbed
+Statement = Setting | Special | Map | Fresh | Ignore | Rule | Drop | Verbed
 
 
 @dataclass(frozen=True, slots=True)

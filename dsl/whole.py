@@ -6,9 +6,9 @@ from typing import Literal
 from . import syntax
 from .source import Span
 
-EntryKind = Literal["setting", "special", "map", "ignore", "rule"]
+EntryKind = Literal["setting", "special", "map", "fresh", "ignore", "rule"]
 Key = tuple[EntryKind, str]
-Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Ignore | syntax.Rule
+Stated = syntax.Setting | syntax.Special | syntax.Map | syntax.Fresh | syntax.Ignore | syntax.Rule
 
 SINGLE_BLOCKS = ("tokens", "lm", "weights")
 """Blocks of which a recipe has one, named by their kind."""
@@ -19,10 +19,13 @@ DEFAULT_TYPES = {"mode": "Chat"}
 ENTRY_HOMES: dict[EntryKind, str] = {
     "special": "tokens",
     "map": "weights",
+    "fresh": "weights",
     "ignore": "weights",
     "rule": "layout",
 }
 """Statements other than settings, and the kind of block that takes them."""
+WEIGHT_STATEMENTS: dict[str, EntryKind] = {"rules": "map", "fresh": "fresh", "ignored": "ignore"}
+"""The lists of a `weights` block, and the statements that fill them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ def key_of(statement: Stated) -> Key:
             return "special", statement.name
         case syntax.Map():
             return "map", statement.source.value
+        case syntax.Fresh():
+            return "fresh", statement.pattern.value
         case syntax.Ignore():
             return "ignore", statement.pattern.value
         case syntax.Rule():
@@ -99,7 +104,7 @@ def name_span(statement: Stated) -> Span:
     match statement:
         case syntax.Map():
             return statement.source.span
-        case syntax.Ignore():
+        case syntax.Fresh() | syntax.Ignore():
             return statement.pattern.span
         case _:
             return statement.name_span

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from triptych.backends.headers import prove_checkpoint
 from triptych.backends.job import job
 from triptych.backends.resources import ResourceError, resources
 from triptych.backends.weights import (
@@ -21,7 +22,7 @@ from triptych.backends.weights import (
 )
 from triptych.cli.main import cli
 from triptych.compiler.weights import names, published_shapes, shape_of
-from triptych.dsl.load import load_text
+from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.published import Form, Interleaved, Joined, Renamed, Squeezed, Transposed
 
 TINY = Path(__file__).parent / "tiny.vlm"
@@ -251,3 +252,58 @@ def test_a_vocabulary_beside_the_weights_is_found(recipe, tmp_path):
         resources(own, tmp_path)
     (tmp_path / "own.tiktoken").write_bytes(b"")
     assert resources(own, tmp_path) == tmp_path
+
+
+FRESH = """
+recipe mine extends "tiny.vlm" {{
+  amend weights {{
+    drop map "visual.merger.mlp.2.*"
+    add fresh "merger.fc2.weight" : normal(0.5)
+    add fresh "merger.fc2.bias" : filled(3)
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def renewed(tmp_path):
+    """A recipe whose last layer of the merger nobody published."""
+    (tmp_path / "tiny.vlm").write_text(TINY.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "mine.vlm").write_text(FRESH.format(), encoding="utf-8")
+    return load_recipe(str(tmp_path / "mine.vlm"))
+
+
+def test_what_is_fresh_starts_as_the_weights_say(renewed):
+    state = job(renewed, "chat", weights=0).lowered.module.state_dict()
+    assert (state["merger.fc2.bias"] == 3).all()
+    assert 0.4 < state["merger.fc2.weight"].std() < 0.6
+
+
+def test_what_is_fresh_may_be_missing_where_training_starts_and_only_there(
+    renewed, recipe, state, tmp_path
+):
+    published = names(recipe).published
+    theirs = {published[n]: t for n, t in state.items() if not n.startswith("merger.fc2.")}
+    save_file(theirs, tmp_path / "model.safetensors")
+    found = dict(Weights.open(renewed, tmp_path / "model.safetensors", fresh=True).tensors())
+    assert state.keys() - found.keys() == {"merger.fc2.weight", "merger.fc2.bias"}
+    with pytest.raises(WeightsError, match="2 tensors are fresh, and not trained there: merger"):
+        Weights.open(renewed, tmp_path / "model.safetensors")
+    save_file(state, tmp_path / "run.safetensors")
+    assert_equal(loaded(renewed, tmp_path / "run.safetensors"), state)
+    written = dict(as_published(renewed, state))
+    save_file({name: t.contiguous() for name, t in written.items()}, tmp_path / "out.safetensors")
+    assert_equal(loaded(renewed, tmp_path / "out.safetensors"), state)
+    assert not prove_checkpoint(renewed, tmp_path / "model.safetensors")
+
+
+def test_a_checkpoint_is_held_against_the_map_by_its_headers(recipe, state, tmp_path):
+    published = names(recipe).published
+    theirs = {published[n]: t for n, t in state.items() if n != "lm.norm.weight"}
+    theirs |= {"visual.pooler.weight": torch.zeros(2), published["merger.fc2.bias"]: torch.zeros(3)}
+    save_file(theirs, tmp_path / "model.safetensors")
+    found = prove_checkpoint(recipe, tmp_path / "model.safetensors")
+    assert [diagnostic.code for diagnostic in found] == ["W808"] * 3
+    titles = " ".join(diagnostic.title for diagnostic in found)
+    for name in ("model.norm.weight", "visual.pooler.weight", "visual.merger.mlp.2.bias"):
+        assert name in titles
