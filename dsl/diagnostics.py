@@ -3,9 +3,10 @@
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from .codes import CODES
+from .limits import MOST_FINDINGS
 from .source import LAID_OVER, Source, Span
 
 
@@ -79,20 +80,20 @@ class RecipeError(Exception):
 class Findings:
     """Gathers mistakes, so that one run reports all of them; each is kept once.
 
-    After the first hundred there is nothing more to learn, and no more are kept. `home` is the text
+    After the first hundred there is nothing more to learn: the run ends there. `home` is the text
     of the recipe that is read: a mistake is its author's, so what it says there is shown first.
     """
-
-    most: ClassVar[int] = 100
 
     def __init__(self, home: Source | None = None) -> None:
         self.home = home
         self._found: dict[Diagnostic, None] = {}
 
     def add(self, diagnostic: Diagnostic) -> None:
-        """Keep a mistake."""
-        if len(self._found) < self.most:
+        """Keep a mistake; raises `RecipeError` when there are enough of them."""
+        if len(self._found) < MOST_FINDINGS:
             self._found.setdefault(self._led(diagnostic))
+        else:
+            self.raise_if_any()
 
     def _led(self, diagnostic: Diagnostic) -> Diagnostic:
         """The same, its primary label being one in the author's own text where there is one."""
@@ -117,9 +118,10 @@ class Findings:
         return (not is_own(label.span, self.home), label.span.source.name, label.span.start)
 
     def raise_if_any(self) -> None:
-        """Raise all that was found, in the order of the text, unless it is warnings alone."""
-        if any(diagnostic.severity == "error" for diagnostic in self._found):
-            raise RecipeError(self.in_order)
+        """Raise every error, in the order of the text; warnings wait until there are none."""
+        errors = [diagnostic for diagnostic in self.in_order if diagnostic.severity == "error"]
+        if errors:
+            raise RecipeError(errors)
 
 
 def is_own(span: Span, home: Source | None) -> bool:

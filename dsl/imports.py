@@ -92,7 +92,7 @@ def _may_be_called(part: Part, block: syntax.Imported, findings: Findings) -> bo
 
 
 def with_imports(diagnostics: Iterable[Diagnostic], whole: Whole) -> Iterator[Diagnostic]:
-    """The diagnostics; those about text that an import brought in say where it was asked for."""
+    """The diagnostics; those about text that an import brought in start where it was asked for."""
     for diagnostic in diagnostics:
         primary = diagnostic.primary
         part = primary and next(
@@ -103,10 +103,11 @@ def with_imports(diagnostics: Iterable[Diagnostic], whole: Whole) -> Iterator[Di
             yield diagnostic
             continue
         assert part.imported
-        label = Label(part.imported, f"`{part.name}` is imported here", False)
+        own = Label(part.imported, f"`{part.name}` is imported here")
+        others = (replace(label, primary=False) for label in diagnostic.labels)
         block = part.name if part.kind in SINGLE_BLOCKS else f"{part.kind} {part.name}"
         fix = Fix(f"import what it needs as well, or change it here: `amend {block} {{ ... }}`")
-        yield replace(diagnostic, labels=(*diagnostic.labels, label), fix=fix)
+        yield replace(diagnostic, labels=(own, *others), fix=fix)
 
 
 def _holds(part: Part, span: Span) -> bool:

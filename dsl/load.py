@@ -15,6 +15,7 @@ from . import syntax
 from .check import check
 from .diagnostics import Diagnostic, Findings, Fix, Label, RecipeError, listing, nearest
 from .imports import with_imports
+from .limits import MOST_FILES
 from .parse import parse, parse_amendments
 from .recipe import Recipe
 from .resolve import resolve
@@ -23,14 +24,16 @@ from .source import LAID_OVER, Source, Span
 SUFFIX = ".vlm"
 
 
-def load_recipe(name_or_path: str, *, amend: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str, *, amend: Sequence[str] = (), shelf: "Shelf | None" = None
+) -> Recipe:
     """The checked recipe of a shipped name, or of a file, `path.vlm` or `path.vlm:recipe`.
 
-    `amend` holds settings such as `lm.width = 64` that are laid over it. Raises `RecipeError` with
-    every mistake in the recipe, its bases and the amendments.
+    `amend` holds settings such as `lm.width = 64` that are laid over it; files are read through
+    `shelf`. Raises `RecipeError` with every mistake in the recipe, its bases and the amendments.
     """
     findings = Findings()
-    shelf = Shelf()
+    shelf = shelf or Shelf()
     if is_path(name_or_path):
         node = shelf.from_file(name_or_path, None, findings)
     else:
@@ -69,7 +72,7 @@ def finish(
         raise RecipeError([Diagnostic("E110", "the values nest too deeply", (label,))]) from None
 
 
-def recipes_of(name_or_path: str) -> list[str]:
+def recipes_of(name_or_path: str, shelf: "Shelf | None" = None) -> list[str]:
     """What to load for each recipe that a name or file stands for; a file may hold several."""
     name, colon, _ = name_or_path.rpartition(":")
     if not is_path(name_or_path) or (colon and name.endswith(SUFFIX)):
@@ -101,11 +104,11 @@ def read_text(path: Path) -> str:
         raise RecipeError([Diagnostic("E107", f"{path} cannot be read", reason=why)]) from None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, newline: str = "\n") -> None:
     """Write a recipe file whole or not at all; raises `RecipeError` where that cannot be done."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
+        with beside.open("w", encoding="utf-8", newline=newline) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -150,6 +153,9 @@ class Shelf:
     def read(self, source: Source, folder: Path) -> syntax.File:
         """The syntax tree of a source; `folder` is where it looks for the files it names."""
         if source not in self._files:
+            if len(self._files) >= MOST_FILES:
+                title = f"this recipe reads more than {MOST_FILES} files"
+                raise RecipeError([Diagnostic("E112", title, reason=f"the next is {source.name}")])
             self._files[source] = self._read_tree(source)
             self._folders[source] = folder
         return self._files[source]

@@ -29,6 +29,8 @@ def renamed(statement: Stated, names: Names, settings: Mapping[str, FieldInfo]) 
             return replace(statement, target=_parameters(target, names))
         case syntax.Map(target=syntax.Call() as target):
             return replace(statement, target=_placed(target, names))
+        case syntax.Fresh():
+            return replace(statement, pattern=_parameters(statement.pattern, names))
     return statement
 
 

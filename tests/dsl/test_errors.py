@@ -212,6 +212,12 @@ TEXTS: dict[str, tuple[str, str]] = {
     "nested_deeply": ("E110", "recipe r {\n  x = " + "[" * 500 + "]" * 500 + "\n}\n"),
     "chained_deeply": ("E110", "recipe r {\n  x = 1" + " + 1" * 500 + "\n}\n"),
     "too_long": ("E105", "recipe r {\n" + "# what is there to say\n" * 3_000 + "}\n"),
+    "too_many_blocks": (
+        "E112",
+        "recipe r {\n  language = 1\n"
+        + "".join(f"  layout l{i} {{\n  }}\n" for i in range(300))
+        + "}\n",
+    ),
     "recipes_in_a_chain": (
         "E111",
         "".join(f"recipe r{i} extends r{i + 1} {{\n}}\n" for i in range(70)) + "recipe r70 {\n}\n"
