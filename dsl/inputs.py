@@ -27,7 +27,8 @@ class Native(CallModel):
 
     The rule is Qwen2-VL's smart resize. `budget` counts merged tokens of `multiple` x `multiple`
     pixels for an image, or for one frame of a clip; `clip` caps a whole clip, but never below
-    `slack` times the low end of the budget for each pair of frames.
+    `slack` times the low end of the budget for each pair of frames. A side that is shrunk is cut down
+    to whole multiples: by `thin: kept` it keeps one, by `floored` it may come to none.
     """
 
     side: ClassVar[None] = None
@@ -37,6 +38,7 @@ class Native(CallModel):
     budget: TokRange
     clip: Tok | None = None
     slack: Positive = 1.0
+    thin: Annotated[Literal["kept", "floored"], Choice()] = "kept"
 
 
 Colour = Annotated[tuple[Byte, Byte, Byte] | None, MembersOr("mean")]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-
 LAID_OVER = "--set"
 """The name of the text of settings that are laid over a recipe."""
 
