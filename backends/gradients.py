@@ -29,15 +29,16 @@ class Method(Protocol):
 class Replica:
     """What one thread computes with; the parameters of several replicas share their memory.
 
-    `prefix` is what no trained parameter can change; it runs without autograd and its outputs are
-    further inputs of `step`. `step` yields `loss`, and each objective as `loss.NAME`.
+    `before` is what no trained parameter can change; it runs in order, without autograd, and what
+    each of it yields are further inputs of what follows. `step` yields `loss`, and each objective
+    as `loss.NAME`.
 
     Each thread has parameter objects of its own: two threads that use one leaf can wait for each
     other for ever, one with the leaf's lock and the other with Python's (seen with torch 2.13).
     """
 
     step: Method
-    prefix: Method | None
+    before: Sequence[Method]
     trained: Mapping[str, Tensor]
 
 
@@ -98,24 +99,32 @@ def _share(
     replica: Replica, shards: Sequence[Mapping[str, Tensor]], sums: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Compute one thread's shards, add their gradients up in `sums`, and return the losses."""
-    losses, gradients = _shard(replica, shards[0])
+    losses = _summed(replica, shards[0], sums, first=True)
+    for shard in shards[1:]:
+        _add(losses, _summed(replica, shard, sums, first=False))
+    return losses
+
+
+def _summed(
+    replica: Replica, shard: Mapping[str, Tensor], sums: Mapping[str, Tensor], *, first: bool
+) -> dict[str, float]:
+    """The losses of one shard, its gradients added up in `sums`.
+
+    A function of its own, so that no gradient is held while the next shard is computed.
+    """
+    losses, gradients = _shard(replica, shard)
     # Copied, not kept: autograd may hand out one tensor twice, or one with strides of 0.
     for total, gradient in zip(sums.values(), gradients, strict=True):
-        total.copy_(gradient)
-    for shard in shards[1:]:
-        more, gradients = _shard(replica, shard)
-        _add(losses, more)
-        for total, gradient in zip(sums.values(), gradients, strict=True):
-            total.add_(gradient)
+        total.copy_(gradient) if first else total.add_(gradient)
     return losses
 
 
 def _shard(
     replica: Replica, inputs: Mapping[str, Tensor]
 ) -> tuple[dict[str, float], tuple[Tensor, ...]]:
-    if replica.prefix is not None:
-        with torch.no_grad():
-            inputs = {**inputs, **replica.prefix(inputs)}
+    with torch.no_grad():
+        for method in replica.before:
+            inputs = {**inputs, **method(inputs)}
     outputs = replica.step(inputs)
     gradients = torch.autograd.grad(
         outputs["loss"],

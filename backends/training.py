@@ -37,6 +37,7 @@ from .base import MissingError
 from .checkpoint import Checkpoint, Progress
 from .data import Bad, Mixture, Source, bind, open_source
 from .drops import Drops
+from .features import Store
 from .feed import Ahead, Feed
 from .gradients import threads
 from .optim import Schedule
@@ -315,6 +316,7 @@ class _Walk:
         workers = 1 if compares else self._options.workers
         if workers < self._options.workers:
             self._notice(f"{name} compares the pairs of a whole batch: one worker computes it")
+        store = Store(self._out / "features", name, self._notice) if stage.cache else None
         run = StageRun(
             program,
             self._plan[name],
@@ -322,6 +324,7 @@ class _Walk:
             device=self._options.device,
             workers=workers,
             compiled=compiled,
+            store=store,
         )
         run.optimizer.load(state)
         if own:
@@ -347,6 +350,8 @@ class _Walk:
                 return self._steps(name, run, samples, drops, progress, said, last=last)
         finally:
             run.close()
+            if store:
+                self._notice(f"{name}: {store}")
 
     def _steps(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..compiler.graph import Program
 from ..compiler.lower import MethodModule, lower
 from ..compiler.plan import StagePlan
+from .features import PREFIX, Kept, Store, key_of
 from .gradients import Gradients, Method, Replica
 from .optim import Optimizer, clip
 
@@ -38,7 +39,9 @@ class StageRun:
         device: str = "cpu",
         workers: int = 1,
         compiled: bool = False,
+        store: Store | None = None,
     ) -> None:
+        """`store` is where values of the parts that the stage keeps are read and written."""
         optim = plan.settings.optim
         dtype = DTYPES[plan.settings.precision]
         self._masters = {
@@ -47,7 +50,16 @@ class StageRun:
         self._live = {name: master.to(dtype) for name, master in self._masters.items()}
         used = {name: self._live.get(name, value) for name, value in weights.items()}
         used = {name: value.to(device, dtype) for name, value in used.items()}
-        self.replicas = [_replica(program, plan, used, compiled) for _ in range(workers)]
+        keys = {
+            name: key_of(program, name, used, device, compiled)
+            for name in program.methods
+            if name.startswith(PREFIX)
+        }
+        if store is not None:
+            store.open(keys)
+        self.replicas = [
+            _replica(program, plan, used, compiled, store, keys) for _ in range(workers)
+        ]
         self.weights = {**weights, **self._masters}
         """Every parameter as it is now: trained ones in float32, others as they were given."""
         self.optimizer = Optimizer(
@@ -95,9 +107,17 @@ class StageRun:
 
 
 def _replica(
-    program: Program, plan: StagePlan, weights: Mapping[str, Tensor], compiled: bool
+    program: Program,
+    plan: StagePlan,
+    weights: Mapping[str, Tensor],
+    compiled: bool,
+    store: Store | None,
+    keys: Mapping[str, str],
 ) -> Replica:
-    """The methods of a stage over parameters of their own, which share the memory of `weights`."""
+    """The methods of a stage over parameters of their own, which share the memory of `weights`.
+
+    Those that `keys` has are computed for what is not in the store.
+    """
     lowered = lower(program, dtype=next(iter(weights.values())).dtype, device="meta")
     wanted = lowered.module.state_dict()
     lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
@@ -111,7 +131,11 @@ def _replica(
     methods: dict[str, Method] = {
         name: _Compiled(method) if compiled else method for name, method in lowered.methods.items()
     }
-    return Replica(methods["step"], methods.get("prefix"), trained)
+    if store is not None:
+        for name, key in keys.items():
+            methods[name] = Kept(methods[name], program.methods[name], store, name, key)
+    before = [method for name, method in methods.items() if name != "step"]
+    return Replica(methods["step"], tuple(before), trained)
 
 
 class _Compiled:

@@ -126,6 +126,7 @@ def _rows(stage: StagePlan) -> list[tuple[str, str]]:
             "drop tokens",
             ", ".join(f"{drop.target} {drop.rate:g}" for drop in settings.drop_tokens),
         ),
+        ("cache", ", ".join(selector.text for selector in settings.cache)),
         ("recompute", ", ".join(selector.text for selector in settings.checkpoint)),
         ("loss", " + ".join(settings.loss)),
         ("layout", _layouts(settings)),

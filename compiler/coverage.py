@@ -150,6 +150,8 @@ def _mentions(recipe: Recipe, name: str, parameters: Mapping[str, Param]) -> Ite
     stage = recipe.stages[name]
     for setting, selectors in (
         ("optim.no_decay", stage.optim.no_decay),
+        ("checkpoint", stage.checkpoint),
+        ("cache", stage.cache),
         ("drop_path", [drop.target for drop in stage.drop_path]),
         ("drop_tokens", [drop.target for drop in stage.drop_tokens]),
     ):

@@ -56,9 +56,9 @@ class Row:
 
 def _run_vision(op: ops.VisionBlocks, block: nn.Module, *values: Tensor) -> Tensor:
     if not op.drop_path:
-        return block(*values)
+        return block(*values, span=op.span)
     *given, kept = values
-    return block(*given, kept=kept)
+    return block(*given, kept=kept, span=op.span)
 
 
 def _vision_blocks(op: ops.VisionBlocks) -> nn.Module:
@@ -204,7 +204,7 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
             make=lambda op: MapPositions(op.width, op.grid), run=lambda op, block, x: block(x)
         ),
         ops.VisionBlocks: Row(make=_vision_blocks, run=_run_vision),
-        ops.SamBlocks: Row(make=_sam_blocks, run=lambda op, block, x: block(x)),
+        ops.SamBlocks: Row(make=_sam_blocks, run=lambda op, block, x: block(x, op.span)),
         ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
         ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
         ops.TakeTokens: Row(

@@ -9,7 +9,7 @@ then its module in `blocks/` and its row in `compiler/lower.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -124,9 +124,9 @@ def attention(name: str, width: int, into: int | None = None) -> Parameters:
     return made
 
 
-def numbered(depth: int, block: Parameters) -> Parameters:
-    """The parameters of `depth` equal blocks, each name led by the number of its block."""
-    return {f"{i}.{name}": param for i in range(depth) for name, param in block.items()}
+def numbered(blocks: Iterable[int], block: Parameters) -> Parameters:
+    """The parameters of equal blocks, each name led by the number of its block."""
+    return {f"{i}.{name}": param for i in blocks for name, param in block.items()}
 
 
 def _wants(port: int, inputs: tuple[TensorType, ...], *sizes: Size | str | None) -> None:
@@ -273,6 +273,8 @@ class VisionBlocks:
     taps: tuple[int, ...] = ()
     drop_path: tuple[float, ...] = ()
     """The chance of each block to be left out, where one more input says what is."""
+    span: tuple[int, ...] = ()
+    """The first block that runs, and the one behind the last; without it, all run."""
 
     @property
     def head_dim(self) -> int:
@@ -312,7 +314,7 @@ class VisionBlocks:
         if self.layer_scale is not None:
             start = Init("constant", self.layer_scale)
             block |= {name: Param((self.width,), start) for name in ("ls1", "ls2")}
-        return numbered(self.depth, block)
+        return numbered(range(*(self.span or (self.depth,))), block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +356,8 @@ class SamBlocks:
     window: int
     attend_all: tuple[int, ...]
     taps: tuple[int, ...] = ()
+    span: tuple[int, ...] = ()
+    """As for `VisionBlocks`."""
 
     def result(self, *inputs: TensorType) -> TensorType:
         """(x [M, P, width]) -> as x, or [taps, M, P, width]."""
@@ -370,8 +374,9 @@ class SamBlocks:
             | linear("mlp.fc1", self.ffn, self.width, bias=True)
             | linear("mlp.fc2", self.width, self.ffn, bias=True)
         )
-        found = numbered(self.depth, block)
-        for index in range(self.depth):
+        blocks = range(*(self.span or (self.depth,)))
+        found = numbered(blocks, block)
+        for index in blocks:
             sides = self.grid if index in self.attend_all else (self.window, self.window)
             for which, side in zip("hw", sides, strict=True):
                 table = Param((2 * side - 1, self.width // self.heads), TABLE)
@@ -857,7 +862,7 @@ class SamNeck:
             | {"conv2.weight": Param((self.width, self.width, 3, 3))}
             | norm("norm2", self.norm, self.width)
         )
-        own = {f"necks.{name}": param for name, param in numbered(self.maps, neck).items()}
+        own = {f"necks.{name}": param for name, param in numbered(range(self.maps), neck).items()}
         for index, (out, into) in enumerate(
             zip(self.strided, (self.width, *self.strided), strict=False)
         ):
@@ -1037,7 +1042,7 @@ class DecoderBlocks:
         """Both norms, the four projections of attention, and the three of the feed-forward."""
         inner, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return numbered(
-            self.depth,
+            range(self.depth),
             norm("norm1", self.norm, self.width)
             | linear("attn.q", inner, self.width, bias=self.qkv_bias)
             | linear("attn.k", shared, self.width, bias=self.qkv_bias)

@@ -274,6 +274,7 @@ class _References:
             ("train", trained),
             ("freeze", _if_good(stage, "freeze", ())),
             ("checkpoint", _if_good(stage, "checkpoint", ())),
+            ("cache", _if_good(stage, "cache", ())),
             ("drop_path", [drop.target for drop in _if_good(stage, "drop_path", ())]),
             ("drop_tokens", [drop.target for drop in _if_good(stage, "drop_tokens", ())]),
             ("optim.no_decay", optim.no_decay if optim else ()),

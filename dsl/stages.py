@@ -278,6 +278,8 @@ class Stage(Model):
     precision: Annotated[Literal["bf16", "f32"], Choice()] = "bf16"
     checkpoint: Annotated[tuple[Selected, ...], OneOrMore()] = ()
     """Whose activations are computed again in the backward pass instead of being kept."""
+    cache: Annotated[tuple[Selected, ...], OneOrMore()] = ()
+    """Whose values are kept on disk, picture by picture: frozen parts, up to a whole block."""
     pack: Tok | None = None
     """Samples are joined up to this length; each attends to itself only."""
     pack_by_kind: Flag = False

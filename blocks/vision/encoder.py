@@ -161,13 +161,20 @@ class VisionBlocks(nn.ModuleList):
         )
         self.taps = taps
 
-    def forward(self, x_XW: Tensor, *segments: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_XW: Tensor,
+        *segments: Tensor,
+        kept: Tensor | None = None,
+        span: tuple[int, ...] = (),
+    ) -> Tensor:
         """From [N, W] (and segment ids, float32 cosines and sines) or [M, T, W] to the same.
 
         With taps, what each of them yields, stacked: [taps, N, W] or [taps, M, T, W]. `kept`,
-        [blocks, 2, N] or [blocks, 2, M], is what each branch counts (drop path).
+        [blocks, 2, N] or [blocks, 2, M], is what each branch counts (drop path). `span` names the
+        first block that runs, and the one behind the last.
         """
-        return run_blocks(self, x_XW, *segments, taps=self.taps, kept=kept)
+        return run_blocks(self, x_XW, *segments, taps=self.taps, kept=kept, span=span)
 
 
 def run_blocks(
@@ -176,13 +183,17 @@ def run_blocks(
     *rest: Tensor,
     taps: tuple[int, ...] = (),
     kept: Tensor | None = None,
+    span: tuple[int, ...] = (),
 ) -> Tensor:
     """One block after another; with `taps`, what each of those yields, stacked in their order.
 
-    Where there is `kept`, each block is given its part of it.
+    Where there is `kept`, each block is given its part of it. With `span`, only blocks from its
+    first number to before its second run.
     """
     tapped: dict[int, Tensor] = {}
     for index, block in enumerate(blocks):
+        if span and index not in range(*span):
+            continue
         drop: dict[str, Any] = {} if kept is None else {"kept": kept[index]}
         x_XW = through(block, x_XW, *rest, **drop)
         if index in taps:

@@ -126,9 +126,12 @@ class SamBlocks(nn.ModuleList):
         )
         self.taps = taps
 
-    def forward(self, x_MPW: Tensor) -> Tensor:
-        """From [M, P, W] to the same; with taps, what each of them yields, stacked."""
-        return run_blocks(self, x_MPW, taps=self.taps)
+    def forward(self, x_MPW: Tensor, span: tuple[int, ...] = ()) -> Tensor:
+        """From [M, P, W] to the same; with taps, what each of them yields, stacked.
+
+        `span` names the first block that runs, and the one behind the last.
+        """
+        return run_blocks(self, x_MPW, taps=self.taps, span=span)
 
 
 def _by_distance(table_D: Tensor) -> Tensor:

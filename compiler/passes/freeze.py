@@ -29,7 +29,8 @@ class Freeze:
             # A tied head owns nothing: it learns as the table that it uses does. A table that only
             # an objective calls has no node of its own.
             owner = graph.nodes.get(node.module, node)
-            frozen = not self.trained & owner.parameters.keys() and all(
+            used = node.parameters or owner.parameters
+            frozen = not self.trained & used.keys() and all(
                 nodes[source].frozen or isinstance(nodes[source].op, Input)
                 for source in node.inputs
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ...dsl.kinds import Selector
+from ..caching import handed_on, kept_nodes
 from ..graph import Graph, Methods, Node
 from ..ops import Concat, Input, Pictures, QueryBlocks, Rows, Splice, TakeLast
 from ..types import Size, Symbol, TensorType, substitute
@@ -17,11 +19,21 @@ class SplitTraining:
     """Two methods: `prefix`, all that is frozen, and `step`, the rest up to the loss.
 
     What the step takes from the prefix is an output of the one and an input of the other, under the
-    name of the node. A stage without a frozen prefix has `step` alone.
+    name of the node. A stage without a frozen prefix has `step` alone. Of what the stage keeps
+    (`cache`), each input has a method before these: `features_INPUT`.
     """
+
+    cache: Sequence[Selector] = ()
 
     def run(self, graph: Graph) -> Methods:
         """Cut where frozen values reach nodes that learn, or an output."""
+        methods, kept = Methods(), dict[str, str]()
+        if self.cache:
+            media = handed_on(graph, kept_nodes(graph, self.cache))
+            kept = {name: name for name in media}
+            for medium in dict.fromkeys(media.values()):
+                own = {name: name for name in kept if media[name] == medium}
+                methods[f"features_{medium}"] = _cut(graph, own, {})
         ends = set(graph.outputs.values())
         edge = {
             node.name: node.name
@@ -31,7 +43,10 @@ class SplitTraining:
         }
         if not edge:
             return {"step": graph}
-        return {"prefix": _cut(graph, edge, {}), "step": _cut(graph, graph.outputs, edge)}
+        prefix = {name: name for name in edge if name not in kept}
+        if prefix:
+            methods["prefix"] = _cut(graph, prefix, kept)
+        return methods | {"step": _cut(graph, graph.outputs, edge)}
 
 
 @dataclass(frozen=True)

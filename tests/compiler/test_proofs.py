@@ -85,6 +85,23 @@ MISTAKES = {
     + STAGE.format("train = [lm] freeze = [vit, merger, lm.head]"),
     "F616_branch": STAGE.format("after = vision"),
     "F616_starts_over": STAGE.format("drop after"),
+    "F617_trains": STAGE.format(
+        "train = [vit.blocks[1..1], lm] freeze = [vit.patch_embed, vit.blocks[0..0], merger] "
+        "cache = vit"
+    ),
+    "F617_below_it_trains": STAGE.format(
+        "train = [vit.patch_embed, lm] freeze = [vit.blocks, merger] cache = vit.blocks[0..0]"
+    ),
+    "F617_drop_path": STAGE.format("cache = vit drop_path = drop_path(vit, 0.2)"),
+    "F617_augment": STAGE.format("cache = vit augment = jpeg(quality: 70..90)"),
+    "F617_inside_a_block": STAGE.format("cache = vit.blocks.attn"),
+    "F617_text": "amend stage vision { cache = lm.embed }",
+    "F617_no_picture": """
+      add layout plain { text(t) -> loss(t im_end) }
+      amend stage sft { layout = plain cache = vit }
+    """,
+    "F603_kept": STAGE.format("cache = vit.blocks[7..9]"),
+    "F603_recomputed": STAGE.format("checkpoint = vit.blocs"),
     "L705_stage": """
       add layout plain { text(t) -> t im_end }
       amend stage sft { layout = plain }

@@ -21,7 +21,7 @@ class Model:
         self.grad_in_prefix = None
 
     def replicas(self, count=1):
-        return [Replica(self.step, self.prefix, self.trained)] * count
+        return [Replica(self.step, (self.prefix,), self.trained)] * count
 
     def prefix(self, inputs):
         self.grad_in_prefix = torch.is_grad_enabled()
@@ -97,7 +97,7 @@ def test_parameters_that_share_a_gradient_can_be_scaled_apart():
     def step(inputs):
         return {"loss": ((a + b) * inputs["x"]).sum()}
 
-    _, found = Gradients([Replica(step, None, {"a": a, "b": b})]).of([{"x": torch.arange(3.0)}])
+    _, found = Gradients([Replica(step, (), {"a": a, "b": b})]).of([{"x": torch.arange(3.0)}])
     found["a"].mul_(0.5)
     assert torch.equal(found["b"], torch.arange(3.0))
 
@@ -109,7 +109,7 @@ def test_half_precision_weights_get_full_precision_gradients():
         return {"loss": (weight * inputs["x"].bfloat16()).sum().float()}
 
     shards = [{"x": torch.full((3,), value)} for value in (256.0, 1.0)]
-    _, found = Gradients([Replica(step, None, {"weight": weight})]).of(shards)
+    _, found = Gradients([Replica(step, (), {"weight": weight})]).of(shards)
     assert torch.equal(found["weight"], torch.full((3,), 257.0))
 
 
