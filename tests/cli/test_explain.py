@@ -36,7 +36,7 @@ def test_without_a_code_all_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("S40", "Did you mean S40"), ("bananas", "`triptych explain` lists all.")]
+    ("wrong", "hint"), [("T54", "Did you mean T504?"), ("bananas", "`triptych explain` lists all.")]
 )
 def test_an_unknown_code_is_refused(wrong, hint):
     done = explain(wrong)
