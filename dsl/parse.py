@@ -10,7 +10,16 @@ from lark.exceptions import UnexpectedCharacters
 from lark.lexer import PatternStr
 
 from . import syntax
-from .diagnostics import Diagnostic, Edit, Findings, Fix, Label, nearest, rename
+from .diagnostics import (
+    Diagnostic,
+    Edit,
+    Findings,
+    Fix,
+    Label,
+    RecipeError,
+    nearest,
+    rename,
+)
 from .limits import DEEPEST_NESTING, LONGEST_TEXT
 from .source import Source, Span
 from .units import LARGEST, UNITS, Quantity
@@ -18,33 +27,55 @@ from .units import LARGEST, UNITS, Quantity
 MOST_SYNTAX_ERRORS = 10
 
 
-def parse(source: Source, mended: Source | None = None) -> syntax.File:
+def parse(source: Source) -> syntax.File:
     """The syntax tree of a text; raises `RecipeError` with every syntax error that was found.
 
     After an error its line is left out and the rest is read again, so that one run reports
-    mistakes in several statements. Where `mended` is given, that is read, and the tree points
-    into `source` at the same offsets.
+    mistakes in several statements.
     """
-    nodes = tuple(_nodes(source, "file", mended or source))
-    return syntax.File(nodes, tuple(_comments(source)), source)
+    file, findings = attempt(source)
+    findings.raise_if_any()
+    assert file is not None
+    return file
+
+
+def attempt(source: Source, mended: Source | None = None) -> tuple[syntax.File | None, Findings]:
+    """The syntax tree of what could be read of a text, and what is wrong with the rest.
+
+    There is no tree where a mistake leaves nothing to be read. Where `mended` is given, that is
+    read, and the tree points into `source` at the same offsets.
+    """
+    findings = Findings()
+    try:
+        nodes = _nodes(source, "file", mended or source, findings)
+    except RecipeError:
+        nodes = None
+    if nodes is None:
+        return None, findings
+    return syntax.File(tuple(nodes), tuple(_comments(source)), source), findings
 
 
 def parse_amendments(source: Source) -> tuple[syntax.Setting, ...]:
     """Settings named by their path, `lm.width = 64`; raises `RecipeError`."""
-    return tuple(_nodes(source, "amendments", source))
-
-
-def _nodes(source: Source, start: str, read: Source) -> list[Any]:
     findings = Findings()
+    nodes = _nodes(source, "amendments", source, findings)
+    findings.raise_if_any()
+    assert nodes is not None
+    return tuple(nodes)
+
+
+def _nodes(source: Source, start: str, read: Source, findings: Findings) -> list[Any] | None:
     _refuse_oversized(read, findings)
     _refuse_open_brackets(read, findings)
-    findings.raise_if_any()
+    if findings:
+        return None
     tree = _read(read, start, findings)
-    findings.raise_if_any()
-    assert tree is not None
-    _refuse_deep_nesting(tree, source, findings)
-    nodes: list[Any] = _Builder(source, findings).transform(tree)
-    findings.raise_if_any()
+    if tree is None:
+        return None
+    # What is wrong with values is not said of a text that does not follow the grammar.
+    seen = Findings() if findings else findings
+    _refuse_deep_nesting(tree, source, seen)
+    nodes: list[Any] = _Builder(source, seen).transform(tree)
     return nodes
 
 

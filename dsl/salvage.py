@@ -6,33 +6,39 @@ An editor asks about a recipe while a line of it is half written. Every other li
 import re
 
 from . import syntax
-from .diagnostics import Diagnostic, RecipeError
-from .parse import parse
+from .diagnostics import Diagnostic, Findings
+from .parse import attempt
 from .source import Source, Span
 
 MOST_REPAIRS = 6
 """A text that takes more is not worth the wait."""
 
 
-def salvage(source: Source) -> syntax.File:
+def salvage(
+    source: Source, attempted: tuple[syntax.File | None, Findings] | None = None
+) -> syntax.File:
     r"""The syntax tree of what can be read, every span as it stands in `source`.
+
+    `attempted` is what `attempt` made of it already.
 
     >>> file = salvage(Source("a", "recipe a {\n  language = 1\n  lm : Decoder {\n    depth = (\n"))
     >>> [type(statement).__name__ for statement in file.recipes[0].body]
     ['Setting', 'Block']
     """
+    file, findings = attempted or attempt(source)
     text = source.text
     for _ in range(MOST_REPAIRS):
-        try:
-            return parse(source, Source(source.name, text))
-        except RecipeError as error:
-            mended = text
-            for diagnostic in error.diagnostics:
-                mended = _mended(mended, diagnostic)
-            if mended == text:
-                break
-            text = mended
-    return syntax.File((), (), source)
+        wrong = findings.in_order
+        if file and len(wrong) < 2:
+            return file  # one line was left out, and the others make sense
+        mended = text
+        for diagnostic in wrong:
+            mended = _mended(mended, diagnostic)
+        if mended == text:
+            break
+        text = mended
+        file, findings = attempt(source, Source(source.name, text))
+    return file or syntax.File((), (), source)
 
 
 def _mended(text: str, diagnostic: Diagnostic) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...dsl import syntax
 from ...dsl.diagnostics import Findings, RecipeError
 from ...dsl.load import SUFFIX, Shelf, finish, read_text, shipped_recipes
-from ...dsl.parse import parse
+from ...dsl.parse import attempt
 from ...dsl.recipe import Recipe
 from ...dsl.salvage import salvage
 from ...dsl.source import Source, Span
@@ -21,29 +21,21 @@ MOST_NEIGHBOURS = 300
 """So many files of a folder are searched for uses of a name."""
 
 
-@lru_cache(maxsize=128)
-def _parsed(source: Source) -> syntax.File | RecipeError:
-    try:
-        return parse(source)
-    except RecipeError as error:
-        return error
+_attempted = lru_cache(maxsize=128)(attempt)
 
 
 def strict_tree(source: Source) -> syntax.File:
     """The syntax tree of a text; raises `RecipeError`."""
-    found = _parsed(source)
-    if isinstance(found, RecipeError):
-        raise RecipeError(found.diagnostics)
-    return found
+    file, findings = _attempted(source)
+    findings.raise_if_any()
+    assert file is not None
+    return file
 
 
-_salvaged = lru_cache(maxsize=128)(salvage)
-
-
+@lru_cache(maxsize=128)
 def lenient_tree(source: Source) -> syntax.File:
     """The syntax tree of what can be read of a text."""
-    found = _parsed(source)
-    return _salvaged(source) if isinstance(found, RecipeError) else found
+    return salvage(source, _attempted(source))
 
 
 @lru_cache(maxsize=1)
@@ -120,6 +112,7 @@ class Desk:
         """The folders that the editor has open."""
         self.unsaved: dict[Path, str] = {}
         self._readings: dict[Path, Reading] = {}
+        self._scopes: dict[tuple[Path, str], Scope] = {}
         self._good: dict[tuple[Path, str], Computed] = {}
 
     def put(self, path: Path, text: str | None) -> None:
@@ -161,6 +154,16 @@ class Desk:
         if found and (known is None or known.recipe is not found):
             self._good[key] = Computed(found)
         return self._good.get(key)
+
+    def scope(self, reading: Reading, node: syntax.RecipeNode | None, name: str) -> Scope:
+        """The names of the recipe of this name or, where it cannot be read, those that it had."""
+        if node:
+            self._scopes[reading.path, node.name] = reading.names.scope(node)
+        return self._scopes.get((reading.path, node.name if node else name)) or Scope()
+
+    def known(self, reading: Reading, node: syntax.RecipeNode) -> Computed | None:
+        """What followed from the recipe when that was last asked."""
+        return self._good.get((reading.path, node.name))
 
     def is_current(self, reading: Reading, node: syntax.RecipeNode) -> bool:
         """Whether the recipe is that of the text as it is now."""

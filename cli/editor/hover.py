@@ -16,7 +16,7 @@ from ...dsl.units import UNIT_WORDS, Quantity
 from ...dsl.whole import TYPED_BLOCKS
 from ...dsl.why import Link, chain
 from .computed import Computed
-from .desk import Desk, Reading
+from .desk import Desk, Reading, path_of
 from .focus import Focus, focus_at
 from .slots import Slot, called, field_of, meaning, slot_of
 from .symbols import Mention, Scope
@@ -196,7 +196,7 @@ def _links(recipe: Recipe, path: str) -> list[Link]:
 def _step(link: Link) -> str:
     """One link of the way that a value came, in words."""
     indent = "  " * max(0, link.depth - 1)
-    at = f", {link.span}" if link.span else ""
+    at = f", {_place(link.span)}" if link.span else ""
     shown = f" `{link.text}`" if link.text and link.text != link.worth else ""
     match link.relation:
         case "over":
@@ -205,7 +205,7 @@ def _step(link: Link) -> str:
             word = "from" if link.relation == "from" else "part of"
             worth = f" = {link.worth}" if link.relation == "from" else ""
             return f"{indent}{word} `{link.path}`{worth}, {link.how}{shown}{at}"
-    whose = f" in `{link.recipe}`" if link.inherited else ""
+    whose = f", {link.via} from `{link.recipe}`" if link.via else ""
     return f"{link.how}{shown}{whose}{at}"
 
 
@@ -214,7 +214,13 @@ def _is_smaller(one: Span, other: Span) -> bool:
 
 
 def _declared_at(mention: Mention) -> str:
-    return f"*{mention.declared.last}*"
+    return f"declared at {_place(mention.declared.last)}"
+
+
+def _place(span: Span) -> str:
+    """Where a span stands, as a link to there."""
+    path, line = path_of(span.source), span.place.line
+    return f"[{path.name}:{line}]({path.as_uri()}#L{line})"
 
 
 def _of_kind(kind: str) -> Iterator[str]:
