@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ import click
 
 from ..dsl.load import load_recipe
 from ..dsl.recipe import Recipe
-from ..dsl.texts import Layout
 from .output import amend_option, echo_json, heading, json_option, table
+from .token_table import RECORDED, counts, show, sides_of
 
 if TYPE_CHECKING:
+    from ..compiler.forms import Form
     from ..compiler.tokens import Counted
 
 EXAMPLES = """\b
@@ -22,12 +24,10 @@ Examples:
   triptych tokens qwen2_vl_7b                                  the closed forms, and their bounds
   triptych tokens qwen2_vl_7b --image 224x224 --image 1280x720
   triptych tokens qwen2_vl_7b --video 1920x1080,60s --video 1280x720,10s@24fps
+  triptych tokens qwen2_vl_7b --table 224..1344:224            over widths and heights
+  triptych tokens qwen2_vl_7b --table 224..1344:224 --seconds 60
   triptych tokens qwen2_vl_7b --video 1920x1080,60s --set video.resize.clip=24576tok
 """
-
-
-RECORDED = 30.0
-"""Frames a second of a clip where none are given: no recipe samples more."""
 
 
 def _sizes(
@@ -81,66 +81,171 @@ def _clips(
     callback=_clips,
     help="A clip. Repeatable.",
 )
-@click.option("--layout", help="The layout whose tags are counted; by default the first.")
+@click.option(
+    "--table",
+    "sides",
+    metavar="LOW..HIGH:STEP",
+    callback=sides_of,
+    help="Pictures of all widths and heights in a range, in pixels.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), help="With --table: clips that are so long."
+)
+@click.option("--layout", help="The layout that is counted; by default the first with pictures.")
 @amend_option
 @json_option
 def tokens_command(
     recipe: str,
     images: Sequence[tuple[int, int]],
     videos: Sequence[tuple[int, int, float, float]],
+    sides: Sequence[int],
+    seconds: float | None,
     layout: str | None,
     amend: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Count the tokens that pictures and clips take in RECIPE.
+    """Count the tokens that pictures, clips, turns, samples and packs take in RECIPE.
 
-    Without a picture or a clip, prints the closed forms and their bounds. A recipe's rule that
+    Without a picture or a clip, prints the closed forms and their bounds; with some, what each of
+    them takes, and what a dialogue of them leaves in each stage and mode. A recipe's rule that
     refuses a size says so; the exit code is 1 then.
     """
-    from ..blocks.input.sizes import SizeError
     from ..compiler.tokens import counted, placed
 
     loaded = load_recipe(recipe, amend=amend)
-    if not loaded.layouts:
-        raise click.ClickException(f"{recipe} has no layout, so nothing says what tokens it takes")
-    if layout is not None and layout not in loaded.layouts:
-        known = ", ".join(loaded.layouts)
-        raise click.UsageError(f"{recipe} has no layout {layout}; it has {known}.")
-    name = layout or next(iter(loaded.layouts))
-    for medium, wanted in (("image", images), ("video", videos)):
-        if wanted and medium not in placed(loaded, [loaded.layouts[name]]):
-            raise click.ClickException(f"layout {name} of {recipe} places no {medium}")
+    name = _layout(loaded, recipe, layout)
     rules = loaded.layouts[name]
-    try:
+    if seconds is not None and not sides:
+        raise click.UsageError("--seconds says how long the clips of a --table are.")
+    wanted = {
+        "image": bool(images) or (bool(sides) and seconds is None),
+        "video": bool(videos) or seconds is not None,
+    }
+    for medium in (one for one, is_wanted in wanted.items() if is_wanted):
+        if medium not in loaded.inputs or (loaded.lm and medium not in placed(loaded, [rules])):
+            raise click.ClickException(f"layout {name} of {recipe} places no {medium}")
+    with _sizes_refused():
+        found = counts(loaded, rules, sides, seconds)
+        clips = [(w, h, (round(length * rate), rate)) for w, h, length, rate in videos]
         items = [counted(loaded, rules, "image", size) for size in images]
-        items += [
-            counted(loaded, rules, "video", (w, h), (round(seconds * rate), rate))
-            for w, h, seconds, rate in videos
-        ]
-    except SizeError as error:
-        raise click.ClickException(str(error)) from error
+        items += [counted(loaded, rules, "video", (w, h), clip) for w, h, clip in clips]
+        rooms = _rooms(loaded, name, images, clips) if items else []
     if as_json:
-        forms = {medium: form for medium, form, _ in _forms(loaded, rules)}
-        echo_json({"layout": name, "forms": forms, "items": [asdict(item) for item in items]})
+        echo_json(_data(loaded, name, items, rooms, sides, found))
+    elif sides:
+        show(sides, found)
     elif items:
         _show(items)
+        _show_rooms(rooms)
     else:
-        for medium, form, limits in _forms(loaded, rules):
-            heading(f"{medium}: {limits}")
-            click.echo(f"  {form}")
+        _show_forms(loaded, name)
 
 
-def _forms(recipe: Recipe, layout: Layout) -> Iterator[tuple[str, str, str]]:
-    """For each input of a layout: its name, its tokens with tags in closed form, their bounds."""
-    from ..compiler.tokens import domain, item_cost, placed
-    from ..compiler.types import bounds
+@contextmanager
+def _sizes_refused() -> Iterator[None]:
+    """What the recipe says of a size that it refuses, as an error of the command."""
+    from ..blocks.input.sizes import SizeError
 
-    for medium in placed(recipe, [layout]):
-        cost = item_cost(recipe, layout, medium)
-        found = bounds(cost.places, domain(recipe))
-        most = "any number" if found.most is None else f"{found.most:,}"
-        text = "" if cost.is_exact else f", and {cost.text} of text"
-        yield medium, str(cost.places), f"{found.least:,} to {most} tokens with tags{text}"
+    try:
+        yield
+    except SizeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _layout(loaded: Recipe, recipe: str, wanted: str | None) -> str:
+    """The layout that is asked for; else the first that places something, else the first."""
+    from ..compiler.tokens import placed
+
+    if not loaded.layouts:
+        raise click.ClickException(f"{recipe} has no layout, so nothing says what tokens it takes")
+    if wanted is not None and wanted not in loaded.layouts:
+        known = ", ".join(loaded.layouts)
+        raise click.UsageError(f"{recipe} has no layout {wanted}; it has {known}.")
+    placing = (name for name, rules in loaded.layouts.items() if placed(loaded, [rules]))
+    return wanted or next(placing, next(iter(loaded.layouts)))
+
+
+def _rooms(
+    loaded: Recipe,
+    name: str,
+    images: Sequence[tuple[int, int]],
+    clips: Sequence[tuple[int, int, tuple[int, float]]],
+) -> list[tuple[str, int, int]]:
+    """For each stage and mode that uses the layout: its name, its room, and what a sample of all
+    these takes there without what is said, at most."""
+    from ..compiler.proofs.context import rooms
+    from ..compiler.tokens import counted, frame_cost
+
+    found = []
+    for room in rooms(loaded):
+        if room.layout != name:
+            continue
+        rules, taken = room.recipe.layouts[name], 0
+        items = [counted(room.recipe, rules, "image", size) for size in images]
+        items += [counted(room.recipe, rules, "video", (w, h), clip) for w, h, clip in clips]
+        taken = sum(item.tagged.most or 0 for item in items)
+        found.append((room.user, room.tokens, taken + (frame_cost(loaded, rules).most({}) or 0)))
+    return found
+
+
+def _data(
+    loaded: Recipe,
+    name: str,
+    items: Sequence[Counted],
+    rooms: Sequence[tuple[str, int, int]],
+    sides: Sequence[int],
+    found: Sequence[Sequence[int | None]],
+) -> dict[str, object]:
+    """All of it for a program."""
+    from ..compiler.forms import forms
+
+    every = forms(loaded, name)
+    return {
+        "layout": name,
+        "forms": {form.kind: str(form.size) for form in every if form.kind in loaded.inputs},
+        "closed": [asdict(form) | {"size": str(form.size)} for form in every],
+        "items": [asdict(item) for item in items],
+        "rooms": [{"user": user, "room": room, "taken": taken} for user, room, taken in rooms],
+        "table": {"sides": list(sides), "tokens": found} if sides else None,
+    }
+
+
+def _show_forms(recipe: Recipe, layout: str) -> None:
+    """Print the closed forms: of each input, turn, sample and pack."""
+    from ..compiler.forms import forms
+
+    for form in forms(recipe, layout):
+        heading(f"{_title(form, recipe)}: {_limits(form)}")
+        click.echo(f"  {form.size}{_texts(form)}")
+
+
+def _title(form: Form, recipe: Recipe) -> str:
+    return form.kind if form.kind in recipe.inputs else f"{form.kind} {form.name}"
+
+
+def _limits(form: Form) -> str:
+    least, most = form.found.least, form.found.most
+    if most is None:
+        return f"at least {least:,} tokens"
+    return f"{least:,} tokens" if least == most else f"{least:,} to {most:,} tokens"
+
+
+def _texts(form: Form) -> str:
+    """What fixed text adds: how many tokens it takes is the tokenizer's to say."""
+    once = f", and {form.text} of fixed text" if form.text.most else ""
+    return f"{once}, and {form.each} of it for each of the turns" if form.each.most else once
+
+
+def _show_rooms(rooms: Sequence[tuple[str, int, int]]) -> None:
+    """Print what a dialogue of these pictures and clips leaves for what is said."""
+    if not rooms:
+        return
+    click.echo()
+    rows = [
+        (user.replace("`", ""), f"{room:,}", f"{taken:,}", f"{room - taken:,}")
+        for user, room, taken in rooms
+    ]
+    table(rows, ("one sample of all these", "room", "takes at most", "leaves"))
 
 
 def _show(items: Sequence[Counted]) -> None:

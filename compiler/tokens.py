@@ -270,7 +270,7 @@ def _cost(
             case SpecialItem():
                 cost += Cost(1)
             case TextItem(text=text):
-                cost += Cost(0, _text(recipe, text))
+                cost += text_cost(recipe, text)
             case IndexItem():
                 cost += Cost(0, Bounds(1, len(str(MOST_ITEMS))))
             case RepeatItem(part=part) if part is None or part in _given(recipe):
@@ -292,11 +292,11 @@ def _given(recipe: Recipe) -> list[str]:
     return [source.part for source in recipe.lm.in_] if recipe.lm else []
 
 
-def _text(recipe: Recipe, text: str) -> Bounds:
+def text_cost(recipe: Recipe, text: str) -> Cost:
     """A tokenizer makes at most one token of each byte, and one of a space that it puts before."""
     assert recipe.tokens
     prefixed = isinstance(recipe.tokens.tokenizer, SentencePiece) and bool(text)
-    return Bounds(min(1, len(text)), len(text.encode()) + prefixed)
+    return Cost(0, Bounds(min(1, len(text)), len(text.encode()) + prefixed))
 
 
 def frame_cost(recipe: Recipe, layout: Layout) -> Cost:
@@ -311,13 +311,13 @@ def frame_cost(recipe: Recipe, layout: Layout) -> Cost:
         if rule in layout.rules
     ]
     if turns:
-        return sum(costs, begin + Cost(0, _text(recipe, layout.system or "")))
+        return sum(costs, begin + text_cost(recipe, layout.system or ""))
     return begin + max(costs, key=lambda cost: cost.most({}) or 0, default=Cost())
 
 
 def item_cost(recipe: Recipe, layout: Layout, medium: str) -> Cost:
     """What one picture or clip takes, tags included, as a closed form of its size."""
-    cost = rule_cost(recipe, layout, medium) + Cost(0, _text(recipe, layout.gap or ""))
+    cost = rule_cost(recipe, layout, medium) + text_cost(recipe, layout.gap or "")
     return Cost(substitute(cost.places, meaning_of(recipe)), cost.text)
 
 
@@ -351,7 +351,7 @@ def counted(
 ) -> Counted:
     """What a picture takes, or a clip of which `recorded` gives all frames and their rate.
 
-    SizeError when the recipe refuses it; KeyError when the layout places no such thing.
+    SizeError when the recipe refuses it. A layout that places no such thing gives it no tokens.
     """
     rule, (width, height) = size_rule(recipe, medium), size
     given, first = recipe.inputs[medium], views(recipe, medium)[0]
@@ -366,7 +366,7 @@ def counted(
     tower = recipe.encoders[first.encoder]
     grid = grid_of(resized, tower.patch, slots)
     values = {f"{medium}.width": width, f"{medium}.height": height, f"{medium}.frames": frames}
-    cost = item_cost(recipe, layout, medium)
+    cost = item_cost(recipe, layout, medium) if medium in layout.rules else Cost()
     places = evaluate(cost.places, values)
     assert cost.text.most is not None
     return Counted(

@@ -44,15 +44,15 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
     """
     if recipe.lm is None:
         return
-    rooms = sorted(_rooms(recipe), key=lambda room: room.tokens)
-    for room in rooms:
+    every = sorted(rooms(recipe), key=lambda room: room.tokens)
+    for room in every:
         if room.tokens > recipe.lm.context:
             findings.add(_beyond(recipe, room, recipe.lm.context))
     for name, stage in recipe.stages.items():
         if stage.truncate and stage.pack and stage.truncate > stage.pack:
             findings.add(_cut_too_late(recipe, name, stage.truncate, stage.pack))
     for medium in recipe.inputs:
-        for room in rooms:
+        for room in every:
             found = _overflow(room.recipe, medium, room)
             if found:
                 findings.add(found)
@@ -87,8 +87,10 @@ def _cut_too_late(recipe: Recipe, name: str, cut: int, pack: int) -> Diagnostic:
     )
 
 
-def _rooms(recipe: Recipe) -> Iterator[Room]:
-    assert recipe.lm
+def rooms(recipe: Recipe) -> Iterator[Room]:
+    """What each stage and each mode has room for, by layout; none without a language model."""
+    if recipe.lm is None:
+        return
     for name, stage in recipe.stages.items():
         path = f"{name}.truncate" if stage.truncate else f"{name}.pack"
         room, seen = stage.truncate or stage.pack, as_seen(recipe, stage)
