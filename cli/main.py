@@ -8,6 +8,8 @@ import sys
 
 import click
 
+from .colour import color_option, wants_colour
+
 # Command name -> (file in this folder, one line of help). A command's file is imported when the
 # command is called, so `check`, `fmt`, `plan` and `diff` never wait for torch.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -90,6 +92,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="triptych")
+@color_option
 def cli() -> None:
     """triptych compiles recipes of vision-language models.
 
@@ -131,7 +134,7 @@ def main() -> None:
         status = getattr(error, "exit_code", 1)
         # A recipe's mistakes show their places; nothing else needs the language to be loaded.
         if render := getattr(error, "render", None):
-            click.echo(render(colour=sys.stderr.isatty()), err=True, nl=False)
+            click.echo(render(colour=wants_colour(sys.stderr)), err=True, nl=False)
         else:
             click.echo(f"error: {error}", err=True)
     sys.exit(status if isinstance(status, int) else 0)

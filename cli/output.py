@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from .colour import wants_colour
+
 amend_option = click.option(
     "--set",
     "amend",
@@ -36,7 +38,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
         return
     columns = range(max(map(len, cells)))
     right = [all(_is_number(row[i]) for row in rows if i < len(row)) for i in columns]
-    if sys.stdout.isatty():
+    if wants_colour(sys.stdout):
         _draw(rows, header, right)
         return
     widths = [max(len(row[i]) for row in cells if i < len(row)) for i in columns]

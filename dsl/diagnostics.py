@@ -188,9 +188,14 @@ def ansi(text: str, role: str) -> str:
 
 def render(diagnostics: Sequence[Diagnostic], paint: Painter = plain) -> str:
     """The messages as text, a blank line between any two, and at the end where to read more."""
-    codes = dict.fromkeys(diagnostic.code for diagnostic in diagnostics)
-    more = paint(f"more: triptych explain {' '.join(codes)}", "gutter")
+    more = paint(read_more(diagnostics), "gutter")
     return "\n\n".join([*(message(diagnostic, paint) for diagnostic in diagnostics), more])
+
+
+def read_more(diagnostics: Iterable[Diagnostic]) -> str:
+    """The command that says more of all codes that were found."""
+    codes = dict.fromkeys(diagnostic.code for diagnostic in diagnostics)
+    return f"more: triptych explain {' '.join(codes)}"
 
 
 def message(diagnostic: Diagnostic, paint: Painter = plain) -> str:

@@ -77,7 +77,8 @@ def recipes_of(name_or_path: str, shelf: "Shelf | None" = None) -> list[str]:
     name, colon, _ = name_or_path.rpartition(":")
     if not is_path(name_or_path) or (colon and name.endswith(SUFFIX)):
         return [name_or_path]
-    file = parse(Source(name_or_path, read_text(Path(name_or_path))))
+    shelf, path = shelf or Shelf(), Path(name_or_path)
+    file = shelf.read(Source(name_or_path, shelf.text(path)), path.parent)
     if len(file.recipes) < 2:
         return [name_or_path]
     return [f"{name_or_path}:{recipe.name}" for recipe in file.recipes]
@@ -165,7 +166,8 @@ class Shelf:
         """All texts that have been read so far."""
         return tuple(self._files)
 
-    def _text(self, path: Path) -> str:
+    def text(self, path: Path) -> str:
+        """What stands in a file, or in an editor in its place."""
         unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
         return read_text(path) if unsaved is None else unsaved
 
@@ -194,7 +196,7 @@ class Shelf:
         """A recipe that comes with triptych; None after a finding."""
         recipes = shipped_recipes()
         if name in recipes:
-            text = self._text(Path(str(recipes[name])))
+            text = self.text(Path(str(recipes[name])))
             file = self.read(Source(f"recipes/{name}{SUFFIX}", text), Path())
             return _choose(file, name, asked, findings)
         near = nearest(name, [*recipes, *(node.name for node in beside)])
@@ -217,7 +219,7 @@ class Shelf:
         if not colon or not name.endswith(SUFFIX):
             name, recipe = path, ""
         try:
-            text = self._text(Path(name))
+            text = self.text(Path(name))
         except RecipeError as error:
             labels = (Label(asked),) if asked else ()
             findings.add(replace(error.diagnostics[0], labels=labels))
