@@ -36,8 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EXIT_CODES = """\b
 Exit codes:
-  0    done; for `diff`: the same; for `check` and `fmt --check`: nothing to complain of
-  1    the recipe, the data or the checkpoint is wrong; for `diff`: different
+  0    done; for `diff`: the same; for `check`: no error is left; for `fmt --check` and
+       `fmt --diff`: nothing would change
+  1    the recipe, the data or the checkpoint is wrong; for `diff`: different; for `fmt`:
+       something would change
   2    the command line is wrong, or this machine lacks what the backend needs
   130  interrupted; what was done is saved where the command says so
 """

@@ -82,7 +82,7 @@ def test_fmt_rewrites_shows_and_checks(folder):
     done = triptych("fmt", "--check", "a.vlm")
     assert (done.exit_code, done.stdout) == (1, "a.vlm: would be formatted\n")
     done = triptych("fmt", "--diff", "a.vlm")
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert "+    depth = 2  # few\n" in done.stdout
     assert path.read_text().count("\n") == 1  # nothing was written
     done = triptych("fmt", "a.vlm")
@@ -93,6 +93,30 @@ def test_fmt_rewrites_shows_and_checks(folder):
     done = triptych("fmt", "--check", "--diff", "a.vlm")
     assert (done.exit_code, done.stdout) == (0, "")
     assert [found.name for found in folder.iterdir()] == ["a.vlm"]
+
+
+def test_fmt_reads_standard_input_where_it_is_asked_to():
+    def fmt(text, *options):
+        return CliRunner().invoke(cli, ["fmt", *options, "-"], input=text)
+
+    done = fmt("recipe a{lm{depth=2 # few\n}}")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == "recipe a {\n  lm {\n    depth = 2  # few\n  }\n}\n"
+    again = fmt(done.stdout)
+    assert (again.exit_code, again.stdout) == (0, done.stdout)
+    assert fmt(done.stdout, "--diff").exit_code == 0
+    shown = fmt("recipe a{}", "--diff")
+    assert (shown.exit_code, shown.stdout[:7]) == (1, "--- -\n+")
+    assert fmt(b"\xff").exception.diagnostics[0].code == "E107"
+
+
+def test_fmt_goes_on_after_a_file_that_does_not_follow_the_grammar(folder):
+    (folder / "a.vlm").write_text("recipe a {")
+    (folder / "b.vlm").write_text("recipe b{}")
+    done = CliRunner().invoke(cli, ["fmt", "a.vlm", "b.vlm"])
+    assert done.stdout == "b.vlm: formatted\n"
+    assert [found.code for found in done.exception.diagnostics] == ["E103"]
+    assert (folder / "b.vlm").read_text() == "recipe b {}\n"
 
 
 def test_fmt_keeps_a_file_that_does_not_follow_the_grammar(folder):

@@ -136,7 +136,9 @@ def test_a_wrong_path_is_told_the_nearest(path, meant):
     assert found.fix.text == f"write `{meant}`"
 
 
-@pytest.mark.parametrize("path", ["", ".", "lm.", "[0]", "sft.train[9]", "lm.width.x", "é", "lm..x"])
+@pytest.mark.parametrize(
+    "path", ["", ".", "lm.", "[0]", "sft.train[9]", "lm.width.x", "é", "lm..x"]
+)
 def test_what_is_no_path(path):
     with pytest.raises(RecipeError) as caught:
         chain(load_recipe("qwen2_vl_2b"), path)
@@ -157,16 +159,20 @@ def test_every_value_of_every_recipe_has_a_chain(name):
 
 def test_the_shell_completes_paths():
     def completed(*words):
-        return CliRunner().invoke(
-            cli,
-            [],
-            prog_name="triptych",
-            env={
-                "_TRIPTYCH_COMPLETE": "bash_complete",
-                "COMP_WORDS": " ".join(("triptych", "why", *words)),
-                "COMP_CWORD": str(len(words) + 1),
-            },
-        ).output
+        return (
+            CliRunner()
+            .invoke(
+                cli,
+                [],
+                prog_name="triptych",
+                env={
+                    "_TRIPTYCH_COMPLETE": "bash_complete",
+                    "COMP_WORDS": " ".join(("triptych", "why", *words)),
+                    "COMP_CWORD": str(len(words) + 1),
+                },
+            )
+            .output
+        )
 
     assert "plain,lm.width\n" in completed("qwen2_vl_2b", "lm.w")
     assert completed("no_such_recipe", "lm.w").strip() == ""
