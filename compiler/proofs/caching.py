@@ -78,10 +78,15 @@ def _wrong(
             tapped = isinstance(node.op, Blocks) and node.op.taps
             yield wrong(
                 f"a cache cannot end where `{selector}` does",
-                (part, "its inner blocks are taken one by one" if tapped else "a part of this"),
+                (
+                    part,
+                    "its inner blocks are taken one by one"
+                    if tapped
+                    else "a module of this, in part",
+                ),
                 "what is kept is a value that the model hands on: that of a whole part, of a whole "
                 "module of it, or of a tower up to the end of one of its blocks",
-                f"write `{part}`, or blocks of a tower as in `vit.blocks[0..3]`",
+                f"write `{part}`, or blocks of a tower: `vit.blocks[0..3]`",
             )
     graph = SplitBlocks([selector]).run(graph)
     kept = kept_nodes(graph, [selector])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.recipe import Recipe
 from ..places import labels
@@ -15,7 +17,7 @@ def prove_handoff(recipe: Recipe, findings: Findings) -> None:
     followed = {stage.after for stage in recipe.stages.values()}
     answering = {mode.after for mode in recipe.modes.values()}
     names = list(recipe.stages)
-    for name, following in zip(names, names[1:], strict=False):
+    for name, following in pairwise(names):
         if name not in followed | answering:
             findings.add(_lost(recipe, name, following))
 

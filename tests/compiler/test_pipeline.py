@@ -139,6 +139,7 @@ def test_a_watcher_sees_each_pass(tiny):
         "drop_unused",
         "add_drop_path",
         "add_token_drop",
+        "split_blocks",
         "freeze",
         "split_training",
     ]
