@@ -10,6 +10,7 @@ from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.inputs import ImageInput, Native, VideoInput
 from ...dsl.recipe import Recipe
 from ..places import labels
+from ..repairs import stated
 from ..tokens import Cost, as_seen, domain, frame_cost, item_cost, placed
 from ..types import MOST_TRIED, Bounds, evaluate
 
@@ -69,7 +70,11 @@ def _beyond(recipe: Recipe, room: Room, context: int) -> Diagnostic:
             ("lm.context", f"the language model knows {context:,} positions"),
         ),
         "positions beyond the context were never learnt",
-        Fix(f"write at most {context}tok"),
+        Fix(
+            f"write at most {context}tok",
+            stated(recipe, room.path, f"{'..' * room.path.endswith('.prompt')}{context}tok"),
+            safe=False,
+        ),
     )
 
 
@@ -132,7 +137,7 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
             (room.path, f"{'cut off behind' if room.cuts else 'room for'} {room.tokens:,}"),
         ),
         _reason(recipe, medium, item, room, around),
-        Fix(_advice(given, alone is None), safe=False),
+        Fix(_advice(given, room, alone is None), safe=False),
     )
 
 
@@ -171,7 +176,7 @@ def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) ->
     return f"with the {around:,} tok that `{room.layout}` puts around it at most"
 
 
-def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
+def _advice(given: ImageInput | VideoInput, room: Room, unbounded: bool) -> str:
     if unbounded and given.aspect is None:
         return "bound how thin it may be: `aspect = ..200`"
     if not isinstance(given.resize, Native):
@@ -181,7 +186,8 @@ def _advice(given: ImageInput | VideoInput, unbounded: bool) -> str:
         return "lower the high end of `budget`"
     if given.resize.clip is None:
         return "cap the whole clip: `clip: 16384tok`"
-    return "allow fewer `frames`, or lower the low end of `budget`; or write `overlong = refused`"
+    fewer = "allow fewer `frames`, or lower the low end of `budget`"
+    return f"{fewer}; or {'cut later' if room.cuts else 'write `overlong = refused`'}"
 
 
 def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
@@ -200,8 +206,8 @@ def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
             size = {f"{medium}.width": width, f"{medium}.height": height}
             tokens = evaluate(item.places, size) + item.text.most
             if tokens > room:
-                smallest = "the smallest square that fails" if squares else "a picture"
-                return f"{smallest}, {width}x{height}, takes {tokens:,} tok"
+                smallest = "the smallest square that fails," if squares else "a picture of"
+                return f"{smallest} {width}x{height}, takes {tokens:,} tok"
     return None
 
 

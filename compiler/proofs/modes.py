@@ -18,14 +18,18 @@ def prove_modes(recipe: Recipe, findings: Findings) -> None:
     """
     if not recipe.stages:
         return
+    told = set[str]()
     for name, mode in recipe.modes.items():
-        for found in (_pictures(recipe, name, mode), _texts(recipe, name, mode)):
+        for found in (_pictures(recipe, name, mode, told), _texts(recipe, name, mode)):
             if found:
                 findings.add(found)
 
 
-def _pictures(recipe: Recipe, name: str, mode: AnyMode) -> Diagnostic | None:
-    """The largest picture of a mode has more pixels than that of any stage."""
+def _pictures(recipe: Recipe, name: str, mode: AnyMode, told: set[str]) -> Diagnostic | None:
+    """The largest picture of a mode has more pixels than that of any stage.
+
+    Of modes that see an input in the same way the first is reported.
+    """
     medium = next((m for m in shown(recipe, mode) if isinstance(recipe.inputs[m], ImageInput)), "")
     stages = [stage for stage, one in recipe.stages.items() if medium in shown(recipe, one)]
     if not medium or not stages or f"{name}.resize" in recipe.facts.amended:
@@ -37,8 +41,9 @@ def _pictures(recipe: Recipe, name: str, mode: AnyMode) -> Diagnostic | None:
     widest = max(resizes, key=lambda path: pixels(resizes[path]))
     path = f"{name}.resize" if mode.resize else f"{medium}.resize"
     admitted = pixels(mode.resize or recipe.inputs[medium].resize)
-    if admitted <= pixels(resizes[widest]):
+    if admitted <= pixels(resizes[widest]) or path in told:
         return None
+    told.add(path)
     return Diagnostic(
         "T509",
         f"mode `{name}` admits larger pictures than any stage trains",
@@ -46,6 +51,7 @@ def _pictures(recipe: Recipe, name: str, mode: AnyMode) -> Diagnostic | None:
             recipe,
             (path, f"up to {admitted:,} pixels of a picture are seen"),
             (widest, f"no stage sees more than {pixels(resizes[widest]):,}"),
+            (name, "this mode takes them"),
         ),
         "what the model makes of larger pictures has been learnt by nothing in this recipe",
         Fix("write `amend resize = ...` in the mode if that is meant", safe=False),

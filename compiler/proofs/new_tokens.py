@@ -23,21 +23,17 @@ def prove_new_tokens(recipe: Recipe, findings: Findings) -> None:
     if recipe.lm is None or recipe.tokens is None or not recipe.tokens.new:
         return
     trained = {name: cover(recipe, name, Findings()).trained for name in recipe.stages}
-    tables = TABLES[:1] if recipe.lm.tied else TABLES
-    for name, stage in recipe.stages.items():
-        if "lm" not in stage.loss:
-            continue
-        layouts = [recipe.layouts[one] for one in stage.layouts]
-        for table in tables:
-            written = [
-                one for one in recipe.tokens.new if one in _written(layouts, table != tables[0])
-            ]
-            if not written or any(table in trained[one] for one in _until(recipe, name)):
+    for table in TABLES[:1] if recipe.lm.tied else TABLES:
+        for name, stage in recipe.stages.items():
+            layouts = [recipe.layouts[one] for one in stage.layouts if "lm" in stage.loss]
+            written = _written(layouts, learnt=table != TABLES[0])
+            new = [one for one in recipe.tokens.new if one in written]
+            if not new or any(table in trained[one] for one in _until(recipe, name)):
                 continue
             later = [one for one in recipe.stages if name in _until(recipe, one)]
             redeemed = any(table in trained[one] for one in later)
-            findings.add(_unlearnt(recipe, name, table, written, redeemed))
-            break
+            findings.add(_unlearnt(recipe, name, table, new, redeemed))
+            break  # the stages behind it go on with the same rows
 
 
 def _until(recipe: Recipe, name: str) -> Iterator[str]:
@@ -48,7 +44,7 @@ def _until(recipe: Recipe, name: str) -> Iterator[str]:
         after = recipe.stages[after].after
 
 
-def _written(layouts: Iterable[Layout], learnt: bool) -> set[str]:
+def _written(layouts: Iterable[Layout], *, learnt: bool) -> set[str]:
     """The special tokens that layouts write, or that they want written by the model.
 
     A token that keeps the places of features is none of them: its row is not read.

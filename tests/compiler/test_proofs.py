@@ -6,7 +6,7 @@ import pytest
 
 from triptych.compiler.pipeline import for_training, prove
 from triptych.dsl.diagnostics import RecipeError, render
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.load import load_recipe, load_text, shipped_recipes
 
 OBJECTIVE = "add objective naming : RegionWords { regions = %s words = %s temperature = 0.1 }"
 NO_CLIPS = "drop input video amend encoder vit { in = image }"
@@ -198,25 +198,32 @@ def test_the_recipes_that_ship_hold(name):
 
 def test_the_published_limits_let_a_clip_outgrow_the_context(golden):
     """The sheet's figures: 548 frames of 1280x720, by the floor that breaks the cap."""
-    found = prove(load_recipe("qwen2_vl_7b"))
-    golden.check("proofs/T504_published.txt", render(found))
-    (warning,) = found
-    assert "548 frames" in warning.reason
+    unsaid = "recipe mine extends qwen2_vl_7b { amend input video { drop overlong } }"
+    with pytest.raises(RecipeError) as caught:
+        prove(load_text(unsaid, "mine.vlm"))
+    golden.check("proofs/T504_published.txt", render(caught.value.diagnostics))
+    (error,) = caught.value.diagnostics
+    assert "548 frames" in error.reason
+
+
+def test_what_is_said_to_be_refused_is_no_mistake():
+    assert not prove(load_recipe("qwen2_vl_7b"))
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        "amend input video { frames = 4..480 by 2 }",
-        """amend input video {
-          resize = native(multiple: 28px, budget: 4tok..768tok, clip: 16384tok, slack: 1.05)
-        }""",
-        NO_CLIPS,
+        "drop overlong frames = 4..480 by 2",
+        """drop overlong
+        resize = native(multiple: 28px, budget: 4tok..768tok, clip: 16384tok, slack: 1.05)""",
     ],
-    ids=["fewer frames", "a lower floor", "no clips"],
 )
 def test_other_limits_do_not(variant, body):
-    assert not [found for found in prove(variant(body)) if "1280x720" in found.reason]
+    try:
+        found = prove(variant(f"amend input video {{ {body} }}"))
+    except RecipeError as error:
+        found = error.diagnostics
+    assert not [one for one in found if "1280x720" in one.reason]
 
 
 @pytest.mark.parametrize(
