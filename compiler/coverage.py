@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest
+from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing, nearest, rename
 from ..dsl.kinds import Selector, SelectorStep
 from ..dsl.recipe import Recipe
+from ..dsl.source import Span
 from ..dsl.stages import LayerDecay, Lora, Lr
 from .build import build
 from .graph import Graph
 from .ops import ZEROS, Embed, Head, Param, VisionBlocks
 from .places import labels
+from .repairs import listed, selectors
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
         if by_layers and not layers(claim.selector.part, parameters):
             findings.add(without_blocks(recipe, claim.path, claim.selector))
     missing = [name for name in parameters if name not in owner]
-    if missing:
+    if missing and all(claim.names for claim in claims):  # what was misspelt is told, once
         findings.add(_unlisted(recipe, stage, missing, parameters))
     trained = {
         n: p for n, p in parameters.items() if n in owner and not owner[n].keeps and not p.fixed
@@ -290,7 +292,7 @@ def _empty(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Di
             (claim.selector.part, _contents(claim.selector.part, parameters)),
         ),
         "a selector that matches nothing is a slip: the stage would do less than it says",
-        Fix(_advice(claim, parameters)),
+        _advice(recipe, claim, parameters),
     )
 
 
@@ -301,20 +303,31 @@ def _contents(part: str, parameters: Iterable[str]) -> str:
     return f"it has {listing(known, 6)}" if known else "it has no parameters"
 
 
-def _advice(claim: _Claim, parameters: Mapping[str, Param]) -> str:
+def _advice(recipe: Recipe, claim: _Claim, parameters: Mapping[str, Param]) -> Fix:
     """What the author of an empty selector may have meant."""
-    names = [step.name for step in claim.selector.parts]
+    steps = claim.selector.parts
+    names = [step.name for step in steps]
     bare = Selector(text=".".join(names), parts=tuple(SelectorStep(name=name) for name in names))
     below = [name for name in parameters if bare.matches(name)]
     if below and claim.adapts:
-        return "name linear layers, such as `lm.blocks.attn`"
+        return Fix("name linear layers, such as `lm.blocks.attn`")
     if below:
         numbers = {int(word) for name in below for word in name.split(".") if word.isdigit()}
-        return f"its blocks are numbered from {min(numbers)} to {max(numbers)}"
+        return Fix(f"its blocks are numbered from {min(numbers)} to {max(numbers)}")
     known = {".".join(n for n in name.split(".") if not n.isdigit()) for name in parameters}
     prefixes = {name.rsplit(".", depth)[0] for name in known for depth in range(1, 5)}
     near = nearest(bare.text, sorted(prefixes))
-    return f"write `{near}`" if near else "name a part of the model, or leave it out"
+    if near is None:
+        return Fix("name a part of the model, or leave it out")
+    words, span = near.split("."), recipe.span(claim.path)
+    if len(words) != len(steps) or span is None or span.text.count(claim.selector.text) != 1:
+        return Fix(f"write `{near}`")
+    meant = ".".join(
+        word if step.first is None else f"{word}[{step.first}..{step.last}]"
+        for word, step in zip(words, steps, strict=True)
+    )
+    start = span.start + span.text.index(claim.selector.text)
+    return rename(Span(span.source, start, start + len(claim.selector.text)), meant)
 
 
 def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
@@ -343,7 +356,7 @@ def _verb(claim: _Claim) -> str:
 
 
 def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[str]) -> Diagnostic:
-    tops = short_names(missing, every)
+    tops, left = short_names(missing, every), selectors(missing, every)
     return Diagnostic(
         "F601",
         f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",
@@ -353,7 +366,11 @@ def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[st
             (tops[0].partition(".")[0], f"`{tops[0]}` is declared here"),
         ),
         "every parameter is trained or frozen by name; there is no default",
-        Fix(f"add {listing(tops, 4)} to `train` or to `freeze`"),
+        Fix(
+            f"add {listing(left, 4)} to `train` or to `freeze`",
+            listed(recipe, f"{stage}.freeze", left),
+            safe=False,
+        ),
     )
 
 

@@ -22,7 +22,7 @@ from ..dsl.published import (
 from ..dsl.recipe import Recipe
 from .build import build
 from .ops import Init, Param
-from .places import changed, labels
+from .places import labels
 
 Shape = tuple[int, ...]
 
@@ -371,6 +371,13 @@ def _ignored(recipe: Recipe, index: int, caught: list[str]) -> Diagnostic:
     )
 
 
+def _brought(recipe: Recipe, parameter: str) -> str:
+    """The setting that a parameter is named after, where one is written, else its part."""
+    part, name, *_ = parameter.split(".")
+    written = recipe.facts.spans.get(f"{part}.{name}") not in (None, recipe.span(part))
+    return f"{part}.{name}" if written else part
+
+
 def _homeless(recipe: Recipe, missing: list[str]) -> Diagnostic:
     stem = missing[0].rpartition(".")[0]
     more = f", and {len(missing) - 1:,} more" if len(missing) > 1 else ""
@@ -379,7 +386,7 @@ def _homeless(recipe: Recipe, missing: list[str]) -> Diagnostic:
         f"no rule says where `{missing[0]}` comes from{more}",
         labels(
             recipe,
-            (changed(recipe, missing[0].partition(".")[0]), "the model has it by this"),
+            (_brought(recipe, missing[0]), "this has it"),
             ("weights", "every parameter needs a published name here"),
         ),
         "weights are loaded by a total map: a parameter without a rule would stay random unseen",

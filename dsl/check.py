@@ -109,7 +109,9 @@ def _edition(whole: Whole, findings: Findings) -> int:
                 "E106",
                 "the recipe does not say its edition",
                 (Label(whole.name_span, "a recipe starts with its edition of the language"),),
-                fix=Fix(f"write `language = {EDITION}` in its first line"),
+                fix=Fix(
+                    f"write `language = {EDITION}` in its first line", _first_line(whole.name_span)
+                ),
             )
         )
         return EDITION
@@ -129,6 +131,13 @@ def _edition(whole: Whole, findings: Findings) -> int:
             )
         )
     return EDITION
+
+
+def _first_line(name: Span) -> tuple[Edit, ...]:
+    """Writes the edition behind the brace that opens a recipe."""
+    brace = name.source.text.find("{", name.end) + 1
+    line = f"\n  language = {EDITION}\n"
+    return (Edit(Span(name.source, brace, brace), line),) if brace else ()
 
 
 def _model_of(part: Part, findings: Findings) -> type[Model] | None:
@@ -360,7 +369,8 @@ class _Complaints:
         fix = None
         if problem.fix:
             edits: tuple[Edit, ...] = ()
-            given, _ = self._given(loc)
+            first = problem.labels[0][0]
+            given, _ = self._given((*loc, *first.split(".")) if first else loc)
             if problem.replacement is not None and isinstance(given, Written):
                 edits = (Edit(labels[0].span, problem.replacement),)
             is_computed = isinstance(given, Written) and given.is_derived

@@ -278,6 +278,8 @@ class Layer:
         if block.name in self._declared:
             self._name_twice(block.kind, block.name_span, present)
             return False
+        verb = Edit(block.verb_span, "amend") if block.verb_span else Edit(verb_place, "amend ")
+        amend = (verb,) if present.kind == block.kind else ()
         self._complain(
             "N210",
             f"`{block.name}` is there already",
@@ -285,7 +287,9 @@ class Layer:
                 Label(block.header, "added here" if block.verb else "declared again"),
                 Label(present.stated, f"`{present.recipe}` has it", False),
             ),
-            fix=Fix("write `amend` to change settings of it, `replace` to state it anew"),
+            fix=Fix(
+                "write `amend` to change settings of it, `replace` to state it anew", amend, False
+            ),
         )
         return False
 

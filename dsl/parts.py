@@ -212,6 +212,7 @@ class ViT(PartModel):
                     "the head is too odd for positions by row and column",
                     (("heads", f"a head is {head} wide"), ("pos", "takes a multiple of 4")),
                     reason="half of a head turns with the row and half with the column, in pairs",
+                    fix="choose `heads` so that a head is a multiple of 4 wide",
                 )
             )
         return self
@@ -318,6 +319,7 @@ class Resampler(PartModel):
                     "the width is too odd for positions by row and column",
                     (("width", f"{self.width} is not a multiple of 4"),),
                     reason="half of it tells the column and half the row, in sines and cosines",
+                    fix="take a `width` that is a multiple of 4",
                 )
             )
         return self
@@ -384,6 +386,7 @@ class QueryDecoder(PartModel):
                     "S403",
                     "rotary positions need an even head",
                     (("heads", f"a head is {self.head_dim} wide"), ("pos", "turns pairs")),
+                    fix="choose `heads` so that a head has an even width",
                 )
             )
         return self
@@ -525,17 +528,21 @@ class Decoder(PartModel):
                     "S403",
                     "rotary positions need an even head",
                     (("head_dim", f"a head is {self.head_dim} wide"), ("pos", "turns pairs")),
+                    fix="choose `heads` so that a head has an even width",
                 )
             )
         if isinstance(self.pos, Mrope) and sum(self.pos.sections) * 2 != self.head_dim:
             total, half = sum(self.pos.sections), self.head_dim // 2
+            scaled = _in_proportion(self.pos.sections, half)
             complain(
                 Problem(
                     "S403",
                     "the rotary sections do not fill half a head",
                     (("pos.sections", f"{total} in all"), ("head_dim", f"half of this is {half}")),
                     reason=f"each of the {half} frequencies of a head belongs to one section",
-                    fix=f"make the sections add up to {half}",
+                    fix=f"make the sections add up to {half}" + (f": `{scaled}`" if scaled else ""),
+                    replacement=scaled,
+                    safe=False,
                 )
             )
         if isinstance(self.pos, Rope) and isinstance(self.pos.scaling, Su):
@@ -556,8 +563,21 @@ class Decoder(PartModel):
                         ("head_dim", f"half of this is {half}"),
                     ),
                     reason=f"each of the {half} frequencies of a head has its own factor",
+                    fix=f"give {half} of them",
                 )
             )
+
+
+def _in_proportion(sections: tuple[int, ...], total: int) -> str | None:
+    """Sections of the same shares that add up to a total, as written; None where none do.
+
+    >>> _in_proportion((16, 24, 24), 48)
+    '[12, 18, 18]'
+    """
+    shares = [section * total for section in sections]
+    if not total or any(share % sum(sections) for share in shares):
+        return None
+    return f"[{', '.join(str(share // sum(sections)) for share in shares)}]"
 
 
 def uneven_heads(label: str, width: int, heads: int) -> Problem:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...dsl.diagnostics import Diagnostic, Findings, Fix
+from ...dsl.diagnostics import Diagnostic, Edit, Findings, Fix
 from ...dsl.inputs import ImageInput, Native, VideoInput
 from ...dsl.recipe import Recipe
 from ..places import labels
@@ -137,7 +137,7 @@ def _overflow(recipe: Recipe, medium: str, room: Room) -> Diagnostic | None:
             (room.path, f"{'cut off behind' if room.cuts else 'room for'} {room.tokens:,}"),
         ),
         _reason(recipe, medium, item, room, around),
-        Fix(_advice(given, room, alone is None), safe=False),
+        Fix(_advice(given, room, alone is None), _bounded(recipe, medium, alone is None), False),
     )
 
 
@@ -174,6 +174,13 @@ def _reason(recipe: Recipe, medium: str, item: Cost, room: Room, around: int) ->
     if item.most(domain(recipe)) is None:
         return "nothing bounds how thin it may be, nor how many tokens one row takes"
     return f"with the {around:,} tok that `{room.layout}` puts around it at most"
+
+
+def _bounded(recipe: Recipe, medium: str, unbounded: bool) -> tuple[Edit, ...]:
+    """Bounds how thin what an input takes may be, where nothing does."""
+    if not unbounded or recipe.inputs[medium].aspect is not None:
+        return ()
+    return stated(recipe, f"{medium}.aspect", "..200")
 
 
 def _advice(given: ImageInput | VideoInput, room: Room, unbounded: bool) -> str:

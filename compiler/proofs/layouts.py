@@ -24,6 +24,7 @@ from ...dsl.texts import (
 )
 from ..build import reach
 from ..places import changed, labels
+from ..repairs import stated
 
 
 def prove_layouts(recipe: Recipe, findings: Findings) -> None:
@@ -80,7 +81,11 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
                     "L712",
                     f"`{layout}.{rule.name}` writes coordinates, and nothing says how",
                     labels(recipe, (f"{layout}.{rule.name}", "they are written here")),
-                    fix=Fix("write `coordinates = thousandths()`"),
+                    fix=Fix(
+                        "write `coordinates = thousandths()`",
+                        stated(recipe, f"{layout}.coordinates", "thousandths()"),
+                        safe=False,
+                    ),
                 )
 
 

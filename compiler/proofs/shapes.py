@@ -11,6 +11,7 @@ from ...dsl.parts import Learned, Resized
 from ...dsl.recipe import Recipe
 from ..build import reach
 from ..places import labels
+from ..repairs import stated
 from ..tokens import as_seen, ends
 from ..yields import View, views, yielded
 
@@ -87,7 +88,9 @@ def _widths(recipe: Recipe) -> Iterator[Diagnostic]:
                 ("lm.width", f"takes rows that are {recipe.lm.width:,} wide"),
             ),
             "features take the places of embedded tokens, so both have one width",
-            Fix("write `out = lm.width`") if adapter else Fix("put an adapter between the two"),
+            Fix("write `out = lm.width`", stated(recipe, setting, "lm.width"), safe=False)
+            if adapter
+            else Fix("put an adapter between the two"),
         )
 
 
@@ -119,7 +122,11 @@ def _multiples(recipe: Recipe) -> Iterator[Diagnostic]:
                     *([folded] if adapter else []),
                 ),
                 f"a window is {needed} px wide, so sides must be multiples of {needed} px",
-                Fix(f"write `multiple: {needed}px`"),
+                Fix(
+                    f"write `multiple: {needed}px`",
+                    stated(recipe, f"{medium}.resize.multiple", f"{needed}px"),
+                    safe=False,
+                ),
             )
 
 
@@ -188,7 +195,11 @@ def _sides(recipe: Recipe, path: str) -> Iterator[tuple[str, Diagnostic]]:
                         (seen[0], f"{seen[1]} have {side} x {side} patches"),
                     ),
                     "a learned table fits its own grid, unless it is resized to the picture's",
-                    Fix(f"write `learned({side}x{side})`, or add `interpolate: true`"),
+                    Fix(
+                        f"write `learned({side}x{side})`, or add `interpolate: true`",
+                        stated(recipe, f"{name}.pos.grid", f"{side}x{side}"),
+                        safe=False,
+                    ),
                 ),
             )
 
@@ -214,7 +225,11 @@ def _scales(recipe: Recipe) -> Iterator[Diagnostic]:
             f"nothing says how the pixels of `{medium}` are scaled",
             labels(recipe, where),
             "a tower sees numbers around zero; which, its training decided",
-            Fix(f"write `normalize = clip()` in `{medium}`"),
+            Fix(
+                f"write `normalize = clip()` in `{medium}`, if the tower was trained so",
+                stated(recipe, f"{medium}.normalize", "clip()"),
+                safe=False,
+            ),
         )
 
 
@@ -241,5 +256,9 @@ def _frames(recipe: Recipe) -> Iterator[Diagnostic]:
                     (f"{shown.encoder}.frames_per_patch", f"a patch holds {per} frames"),
                 ),
                 "a patch that lacks a frame has no meaning in the kernel that reads it",
-                Fix(f"write `frames = {low}..{frames.high} by {per}`"),
+                Fix(
+                    f"write `frames = {low}..{frames.high} by {per}`",
+                    stated(recipe, f"{medium}.frames", f"{low}..{frames.high} by {per}"),
+                    safe=False,
+                ),
             )

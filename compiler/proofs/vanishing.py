@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...dsl.diagnostics import Diagnostic, Edit, Findings, Fix
+from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.inputs import ImageInput, Native, VideoInput
 from ...dsl.recipe import Recipe
 from ..places import labels
+from ..repairs import stated
 from ..tokens import as_seen, frames_per_slot
 
 STRIP = (28, 5000)
@@ -48,8 +49,6 @@ def _vanishing(
         return None
     noun, size = ("a frame", "frames") if isinstance(given, VideoInput) else ("a picture", "")
     short = min(strip) / _shrinking(strip, resize.multiple, most)
-    shown = recipe.span(f"{path}.thin")
-    edits = (Edit(shown, "kept"),) if shown and shown.text == "floored" else ()
     return Diagnostic(
         "T505",
         f"{noun} of {strip[0]}x{strip[1]} is resized to nothing",
@@ -68,7 +67,11 @@ def _vanishing(
         ),
         f"within {most} tok its {min(strip)} px come to {short:.1f} px,"
         f" which holds no multiple of {resize.multiple} px",
-        Fix(f"write `thin: kept`, or `aspect = ..{most}`", edits, safe=False),
+        Fix(
+            f"write `thin: kept`, or `aspect = ..{most}`",
+            stated(recipe, f"{path}.thin", "kept"),
+            safe=False,
+        ),
     )
 
 
