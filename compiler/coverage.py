@@ -14,7 +14,7 @@ from .build import build
 from .graph import Graph
 from .ops import ZEROS, Embed, Head, Param, VisionBlocks
 from .places import labels
-from .repairs import listed, selectors
+from .repairs import listed, selectors_of
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ def _verb(claim: _Claim) -> str:
 
 
 def _unlisted(recipe: Recipe, stage: str, missing: list[str], every: Iterable[str]) -> Diagnostic:
-    tops, left = short_names(missing, every), selectors(missing, every)
+    tops, left = short_names(missing, every), selectors_of(missing, every)
     return Diagnostic(
         "F601",
         f"stage `{stage}` does not say what becomes of {listing(tops, 4)}",

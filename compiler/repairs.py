@@ -1,4 +1,4 @@
-"""What a machine can write into a recipe to mend it: into the text of its author, never a base's."""
+"""What a machine can write into a recipe to mend it: in its author's text, never in a base's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..dsl.source import Span
 
 
 def stated(recipe: Recipe, path: str, text: str) -> tuple[Edit, ...]:
-    """Gives the setting at a path another value, or writes it; nothing where a base alone has it."""
+    """Gives a setting another value, or writes it; nothing where a base alone speaks of it."""
     block, _, setting = path.partition(".")
     span = recipe.facts.spans.get(path)
     if span is not None and span != recipe.span(block):
@@ -48,13 +48,14 @@ def _is_home(recipe: Recipe, span: Span) -> bool:
     return named is not None and span.source == named.source
 
 
-def selectors(names: Collection[str], every: Iterable[str]) -> list[str]:
+def selectors_of(names: Collection[str], every: Iterable[str]) -> list[str]:
     """The shortest selectors that take these parameters, of all that a model has, and no others.
 
     >>> every = ["vit.embed", "vit.blocks.0.w", "vit.blocks.1.w", "vit.blocks.2.w", "lm.w"]
-    >>> selectors(["vit.embed", "vit.blocks.1.w", "vit.blocks.2.w", "lm.w"], every)
+    >>> selectors_of(["vit.embed", "vit.blocks.1.w", "vit.blocks.2.w", "lm.w"], every)
     ['vit.embed', 'vit.blocks[1..2]', 'lm']
-    >>> selectors(["vit.blocks.0.b", "vit.blocks.1.b"], [f"vit.blocks.{i}.{w}" for i in "01" for w in "ab"])
+    >>> every = [f"vit.blocks.{number}.{name}" for number in "01" for name in "ab"]
+    >>> selectors_of(["vit.blocks.0.b", "vit.blocks.1.b"], every)
     ['vit.blocks.b']
     """
     chosen = frozenset(names)

@@ -47,7 +47,7 @@ def _vanishing(
     strip = next((size for size in strips if _left(size, resize.multiple, most) == 0), None)
     if strip is None:
         return None
-    noun, size = ("a frame", "frames") if isinstance(given, VideoInput) else ("a picture", "")
+    noun = "a frame" if isinstance(given, VideoInput) else "a picture"
     short = min(strip) / _shrinking(strip, resize.multiple, most)
     return Diagnostic(
         "T505",
@@ -59,11 +59,7 @@ def _vanishing(
                 f"{medium}.aspect",
                 f"one side may be {aspect:g} times the other" if given.aspect else "no `aspect`",
             ),
-            *(
-                [(f"{medium}.frames", f"the longest clip leaves {most} tok to each of its slots")]
-                if size
-                else [(f"{path}.budget", f"at most {most} tok")]
-            ),
+            _cause(recipe, medium, most) or (f"{path}.budget", f"at most {most} tok"),
         ),
         f"within {most} tok its {min(strip)} px come to {short:.1f} px,"
         f" which holds no multiple of {resize.multiple} px",
@@ -73,6 +69,15 @@ def _vanishing(
             safe=False,
         ),
     )
+
+
+def _cause(recipe: Recipe, medium: str, most: int) -> tuple[str, str] | None:
+    """Why a frame of a clip has so little room; None for a picture."""
+    if not isinstance(recipe.inputs[medium], VideoInput):
+        return None
+    frames = frames_per_slot(recipe, medium)
+    sharing = "each frame" if frames == 1 else f"each {frames} frames"
+    return f"{medium}.frames", f"the longest clip leaves {most} tok to {sharing}"
 
 
 def _tightest(recipe: Recipe, medium: str, given: ImageInput | VideoInput, resize: Native) -> int:
