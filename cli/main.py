@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fmt": ("format", "Format recipe files."),
     "gallery": ("gallery", "Write the sections of a page that show recipes."),
     "list": ("list", "List the recipes that ship."),
+    "lsp": ("lsp", "Answer an editor over standard input and output."),
     "new": ("new", "Write a commented recipe to start from."),
     "plan": ("plan", "Show what each training stage trains and freezes."),
     "preview": ("preview", "Show a sample as a layout writes it: text, ids, what is learnt."),

@@ -25,6 +25,11 @@ class Computed:
 
     recipe: Recipe
 
+    def prepare(self) -> None:
+        """Find it all."""
+        assert self.shapes is not None
+        assert self.modules is not None
+
     @cached_property
     def shapes(self) -> Mapping[str, tuple[str, ...]]:
         """From a part to what it takes and yields, a line for each way through it."""

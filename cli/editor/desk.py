@@ -65,6 +65,8 @@ class Reading:
     shelf: Shelf
     file: syntax.File
     names: Names
+    is_whole: bool
+    """Whether all of it could be read."""
     _settled: dict[Span, Recipe | None] = field(default_factory=dict)
 
     @cached_property
@@ -143,7 +145,9 @@ class Desk:
             source = self.source(path)
             shelf = Shelf(dict(self.unsaved), lenient_tree)
             file = shelf.read(source, path.parent)
-            self._readings[path] = Reading(path, source, shelf, file, Names(shelf))
+            self._readings[path] = Reading(
+                path, source, shelf, file, Names(shelf), not _attempted(source)[1]
+            )
         return self._readings[path]
 
     def computed(self, reading: Reading, node: syntax.RecipeNode) -> Computed | None:

@@ -58,9 +58,7 @@ def check(source: Source, folder: Path, unsaved: Mapping[Path, str]) -> Checked:
     return Checked(source, tuple(found), frozenset(map(path_of, shelf.sources)))
 
 
-def shown(
-    diagnostic: Diagnostic, source: Source, places: Positions, saved: bool = True
-) -> types.Diagnostic:
+def shown(diagnostic: Diagnostic, source: Source, places: Positions) -> types.Diagnostic:
     """A mistake as an editor shows it, in the text of `source`."""
     primary = diagnostic.primary
     span = primary.span if primary else source.span(0, 0)
@@ -73,7 +71,7 @@ def shown(
         message += f"\nfix: {diagnostic.fix.text}"
     related = [
         types.DiagnosticRelatedInformation(
-            types.Location(path_of(label.span.source).as_uri(), places.range(label.span)),
+            places.location(label.span),
             label.text or "this",
         )
         for label in diagnostic.labels
@@ -150,7 +148,7 @@ def edit_of(edits: Iterable[Edit], places: Positions) -> types.WorkspaceEdit:
     """Edits of one or several files."""
     changes: dict[str, list[types.TextEdit]] = {}
     for edit in edits:
-        uri = path_of(edit.span.source).as_uri()
+        uri = places.uri(path_of(edit.span.source))
         changes.setdefault(uri, []).append(types.TextEdit(places.range(edit.span), edit.text))
     return types.WorkspaceEdit(changes)
 

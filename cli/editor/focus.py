@@ -32,11 +32,12 @@ class Focus:
 
 def focus_at(recipe: syntax.RecipeNode, scope: Scope, offset: int) -> Focus | None:
     """The smallest thing at an offset; None where there is nothing to be said."""
-    at = [focus for focus in _all(recipe, scope) if focus.span.start <= offset <= focus.span.end]
+    at = [focus for focus in all_of(recipe, scope) if focus.span.start <= offset <= focus.span.end]
     return min(at, key=lambda focus: focus.span.end - focus.span.start, default=None)
 
 
-def _all(recipe: syntax.RecipeNode, scope: Scope) -> Iterator[Focus]:
+def all_of(recipe: syntax.RecipeNode, scope: Scope) -> Iterator[Focus]:
+    """Everything of a recipe that a pointer may rest on."""
     for statement in recipe.body:
         match statement:
             case syntax.Block():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from lsprotocol import types
 
 from ...dsl.source import Source, Span
+from .desk import path_of
 
 
 def _utf16(text: str) -> int:
@@ -22,7 +24,7 @@ UNITS: Mapping[str, Callable[[str], int]] = {
 
 
 class Positions:
-    """Offsets of a source to positions of an editor, and back.
+    """Offsets of a source to positions of an editor, and back; files by the names it gave them.
 
     >>> places, source = Positions("utf-16"), Source("a.vlm", "one\\n😀 two")
     >>> places.position(source, 6)
@@ -33,6 +35,16 @@ class Positions:
 
     def __init__(self, encoding: str = types.PositionEncodingKind.Utf16.value) -> None:
         self._units = UNITS[encoding]
+        self.uris: dict[Path, str] = {}
+        """How the editor spells the address of a file that it has opened."""
+
+    def uri(self, path: Path) -> str:
+        """The address of a file."""
+        return self.uris.get(path) or path.as_uri()
+
+    def units(self, text: str) -> int:
+        """How long an editor takes a text to be."""
+        return self._units(text)
 
     def position(self, source: Source, offset: int) -> types.Position:
         """Where an offset stands."""
@@ -44,6 +56,10 @@ class Positions:
         """From where to where a span goes."""
         start, end = span.start, span.end
         return types.Range(self.position(span.source, start), self.position(span.source, end))
+
+    def location(self, span: Span) -> types.Location:
+        """The file of a span, and where it stands there."""
+        return types.Location(self.uri(path_of(span.source)), self.range(span))
 
     def offset(self, source: Source, position: types.Position) -> int:
         """The offset of a position; one past the end of its line stands at that end."""
