@@ -7,10 +7,11 @@ of part what it makes of what it takes; the graph is built by it, and tokens are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from ..dsl.diagnostics import Diagnostic, Fix, RecipeError
+from ..dsl.diagnostics import Diagnostic, Fix, RecipeError, listing
 from ..dsl.kinds import Selector
 from ..dsl.parts import (
     MLP,
@@ -218,14 +219,22 @@ def squares(recipe: Recipe, name: str, source: Selector, medium: str) -> tuple[i
     """The grid of dense patches that a part folds; RecipeError where they lie in none."""
     below = yielded(recipe, source, medium)
     if below.grid is None or below.class_token:
-        seen = "a class token stands before the patches" if below.class_token else "rows, no grid"
+        seen = (
+            "a class token stands before the patches"
+            if below.class_token
+            else "its rows lie in no grid"
+        )
         fix = f"take `{source.part}.{PATCHES}`" if below.class_token else "put it behind a tower"
         raise RecipeError(
             [
                 Diagnostic(
                     "S407",
                     f"`{name}` needs patches in rows and columns",
-                    labels(recipe, (f"{name}.in", f"`{source}`: {seen}")),
+                    labels(
+                        recipe,
+                        (f"{name}.in", f"it takes `{source}`"),
+                        (f"{source.part}.class_token" if below.class_token else source.part, seen),
+                    ),
                     fix=Fix(fix),
                 )
             ]
@@ -250,11 +259,17 @@ def _folded(
                         (setting, f"windows of {window[0]} x {window[1]}"),
                         (source.part, f"yields {grid[0]} x {grid[1]} patches of `{medium}`"),
                     ),
-                    fix=Fix("take windows whose sides divide those of the grid"),
+                    fix=Fix(f"take windows with a side of {_divisors(grid)}"),
                 )
             ]
         )
     return grid[0] // window[0], grid[1] // window[1]
+
+
+def _divisors(grid: tuple[int, int]) -> str:
+    """The sides of square windows that fit a grid, for a sentence."""
+    side = math.gcd(*grid)
+    return listing((str(n) for n in range(1, side + 1) if side % n == 0), last="or")
 
 
 def together(recipe: Recipe, name: str, sources: tuple[Selector, ...], medium: str) -> list[Yield]:

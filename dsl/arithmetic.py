@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from . import syntax
-from .diagnostics import Diagnostic, Label, RecipeError
+from .diagnostics import Diagnostic, Fix, Label, RecipeError
 from .source import Span
 from .units import LARGEST, Quantity, whole
 
@@ -35,7 +35,8 @@ def holds(comparison: syntax.Comparison, resolve: Resolve) -> bool:
     right = worth(comparison.right, resolve)
     if left.unit != right.unit:
         seen = f"{_counted(left)} and {_counted(right)} cannot be compared"
-        _refuse("V306", "this mixes units", seen, comparison.span)
+        mend = "bring both sides to one unit"
+        _refuse("V306", "this mixes units", seen, comparison.span, mend)
     match comparison.operator:
         case "==":
             return left.value == right.value
@@ -56,20 +57,21 @@ def _combined(operator: str, left: Quantity, right: Quantity, span: Span) -> Qua
         case "+" | "-":
             if left.unit != right.unit:
                 seen = f"{_counted(left)} and {_counted(right)} do not add up"
-                _refuse("V306", "this mixes units", seen, span)
+                _refuse("V306", "this mixes units", seen, span, "bring both sides to one unit")
             sign = 1 if operator == "+" else -1
             return _bounded(left.value + sign * right.value, left.unit, span)
         case "*":
             if left.unit and right.unit:
                 seen = f"{_counted(left)} times {_counted(right)} has no unit here"
-                _refuse("V306", "this mixes units", seen, span)
+                _refuse("V306", "this mixes units", seen, span, "leave the unit of one side out")
             return _bounded(left.value * right.value, left.unit or right.unit, span)
     assert operator == "/"
     if not right.value:
-        _refuse("V312", "this divides by zero", f"{left} / {right}", span)
+        mend = "change the divisor, or what makes it zero"
+        _refuse("V312", "this divides by zero", f"{left} / {right}", span, mend)
     if right.unit and left.unit != right.unit:
         seen = f"{_counted(left)} over {_counted(right)} has no unit here"
-        _refuse("V306", "this mixes units", seen, span)
+        _refuse("V306", "this mixes units", seen, span, "bring both sides to one unit")
     unit = "" if right.unit else left.unit
     return _bounded(whole(left.value, right.value), unit, span)
 
@@ -80,9 +82,10 @@ def _counted(quantity: Quantity) -> str:
 
 def _bounded(value: int | float, unit: str, span: Span) -> Quantity:
     if not abs(value) <= LARGEST:
-        _refuse("V307", "this comes to more than can be meant", f"beyond {LARGEST:.0e}", span)
+        title = "this comes to more than can be meant"
+        _refuse("V307", title, f"beyond {LARGEST:.0e}", span, "look for a scale that counts twice")
     return Quantity(whole(value), unit)
 
 
-def _refuse(code: str, title: str, seen: str, span: Span) -> NoReturn:
-    raise RecipeError([Diagnostic(code, title, (Label(span, seen),))])
+def _refuse(code: str, title: str, seen: str, span: Span, mend: str) -> NoReturn:
+    raise RecipeError([Diagnostic(code, title, (Label(span, seen),), fix=Fix(mend))])

@@ -79,7 +79,8 @@ class _RuleReader:
         names = tuple(word.name for word in rule.parameters)
         for number, word in enumerate(rule.parameters):
             if word.name in names[:number]:
-                self._complain("L703", f"`{word.name}` is a parameter twice", word.span)
+                twice = f"`{word.name}` is a parameter twice"
+                self._complain("L703", twice, word.span, fix=Fix("give one of them another name"))
         wanted = CONTENT_RULES.get(rule.name)
         if wanted is not None and len(names) != wanted:
             self._complain(
@@ -87,6 +88,7 @@ class _RuleReader:
                 f"`{rule.name}` takes {_many(wanted, 'parameter')}",
                 rule.name_span,
                 f"{len(names)} here",
+                Fix(f"write `{rule.name}({', '.join('xt'[:wanted])})`"),
             )
         return Rule(name=rule.name, parameters=names, items=self._items(rule.items, names))
 
@@ -128,7 +130,8 @@ class _RuleReader:
                 return self._use(item, names)
             case syntax.Loss():
                 if inside == "loss":
-                    self._complain("L709", "this is supervised already", item.span)
+                    fix = Fix("leave this `loss` out, and keep what stands in it")
+                    self._complain("L709", "this is supervised already", item.span, fix=fix)
                 elif inside:
                     self._complain(
                         "L710",
@@ -198,6 +201,7 @@ class _RuleReader:
                         Label(use.span, f"{len(use.arguments)} here"),
                         Label(rule.name_span, "the rule", False),
                     ),
+                    fix=Fix(f"write `{_called(rule)}`, with what this rule is given"),
                 )
             )
             return None
@@ -216,6 +220,10 @@ class _RuleReader:
 
 
 _FIELDS = {"index": "is its number", "corners": "are its coordinates"}
+
+
+def _called(rule: syntax.Rule) -> str:
+    return f"{rule.name}({', '.join(word.name for word in rule.parameters)})"
 
 
 def _uses(items: Iterable[syntax.Item]) -> Iterable[syntax.Use]:
@@ -244,7 +252,8 @@ def _refuse_recursion(rules: Mapping[str, syntax.Rule], findings: Findings) -> N
                         "L708",
                         f"the rule `{use.rule}` uses itself",
                         (Label(use.span), Label(rules[use.rule].name_span, "the rule", False)),
-                        reason=" -> ".join([*path[path.index(use.rule) :], use.rule]),
+                        " -> ".join([*path[path.index(use.rule) :], use.rule]),
+                        Fix("write out what it stands for"),
                     )
                 )
             elif use.rule in rules and use.rule not in done:

@@ -162,7 +162,9 @@ def _refuse_open_brackets(source: Source, findings: Findings) -> None:
         if bracket not in _CLOSES:
             stack.append((bracket, span))
         elif not stack:
-            findings.add(Diagnostic("E103", f"this `{bracket}` closes nothing", (Label(span),)))
+            fix = Fix("leave it out, or write the one that it closes")
+            title = f"this `{bracket}` closes nothing"
+            findings.add(Diagnostic("E103", title, (Label(span),), fix=fix))
             return
         else:
             opening, opened = stack.pop()
@@ -185,8 +187,12 @@ def _indent(span: Span) -> int:
 
 
 def _never_closed(opened: Span, end: Label) -> Diagnostic:
+    closing = next(closing for closing, opening in _CLOSES.items() if opening == opened.text)
     return Diagnostic(
-        "E103", f"this `{opened.text}` is never closed", (Label(opened, "opened here"), end)
+        "E103",
+        f"this `{opened.text}` is never closed",
+        (Label(opened, "opened here"), end),
+        fix=Fix(f"write `{closing}` where it ends"),
     )
 
 

@@ -1,6 +1,7 @@
 """What holds between the blocks of a recipe: each name leads to a thing of the right kind."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from . import syntax
@@ -179,14 +180,14 @@ class _References:
             for name, model in self._models.items()
             if isinstance(model, PART_MODELS)
         }
-        _refuse_circle(feeds, "N208", "`{}` feeds itself", self._findings)
+        _refuse_circle(feeds, _FEEDING, self._findings)
         follows = {
             name: [(after, self._span(f"{name}.after"))] if after else []
             for name, model in self._models.items()
             if isinstance(model, Stage)
             for after in [_if_good(model, "after", None)]
         }
-        _refuse_circle(follows, "F606", "the stage `{}` comes after itself", self._findings)
+        _refuse_circle(follows, _FOLLOWING, self._findings)
 
     # tokens
 
@@ -373,8 +374,29 @@ def _renamed(span: Span, name: str, near: str) -> Fix:
     return rename(span, near + span.text[len(name) :] if span.text.startswith(name) else near)
 
 
+@dataclass(frozen=True)
+class _Circle:
+    """How a circle is told: of its start, of each step, and how to break it."""
+
+    code: str
+    title: str
+    step: str
+    mend: str
+
+
+_FEEDING = _Circle(
+    "N208", "`{}` feeds itself", "`{}` takes `{}`", "let one of them take something else"
+)
+_FOLLOWING = _Circle(
+    "F606",
+    "the stage `{}` comes after itself",
+    "`{}` comes after `{}`",
+    "drop `after` in the one that comes first",
+)
+
+
 def _refuse_circle(
-    edges: Mapping[str, Iterable[tuple[str, Span]]], code: str, title: str, findings: Findings
+    edges: Mapping[str, Iterable[tuple[str, Span]]], told: _Circle, findings: Findings
 ) -> None:
     """A finding for each circle; `edges` go from a name to what it needs, and where it says so."""
     done: set[str] = set()
@@ -394,14 +416,21 @@ def _refuse_circle(
                 continue
             name, span = needed
             if name in path:
+                around = path[path.index(name) :]
                 circle = [*spans[path.index(name) :], span]
-                labels = [Label(at, "", number == 0) for number, at in enumerate(circle)]
+                labels = [
+                    Label(at, told.step.format(taker, giver), number == 0)
+                    for number, (at, taker, giver) in enumerate(
+                        zip(circle, around, [*around[1:], name], strict=True)
+                    )
+                ]
                 findings.add(
                     Diagnostic(
-                        code,
-                        title.format(name),
+                        told.code,
+                        told.title.format(name),
                         tuple(labels),
-                        reason=" -> ".join([*path[path.index(name) :], name]),
+                        " -> ".join([*around, name]),
+                        Fix(told.mend),
                     )
                 )
             elif name in edges and name not in done:

@@ -74,7 +74,7 @@ def _needed(tower: Node) -> Diagnostic:
     return Diagnostic(
         "F613",
         f"the tokens of `{tower.name.partition('.')[0]}` cannot be left out in this stage",
-        (Label(tower.loc, "this tower"),) if tower.loc else (),
+        (Label(tower.loc, "of this tower"),) if tower.loc else (),
         "what comes after it needs all of them: a grid, or a place for each in the text",
         Fix("drop `drop_tokens`, or put a part with queries of its own behind the tower"),
     )

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from ...dsl import syntax
 from ...dsl.arithmetic import holds, worth
-from ...dsl.diagnostics import Diagnostic, Findings, Label, RecipeError
+from ...dsl.diagnostics import Diagnostic, Findings, Fix, Label, RecipeError
 from ...dsl.recipe import Assertion, Recipe
 from ...dsl.source import Span
 from ...dsl.units import Quantity
@@ -44,6 +44,7 @@ def _broken(recipe: Recipe, assertion: Assertion) -> Diagnostic:
             for side, number in zip(sides, seen, strict=True)
         ),
         "the recipe promises it, so something above it is not as it was meant",
+        Fix(f"change what it speaks of; a variant may `drop assert {assertion.text}`"),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
 from ...dsl.objectives import RegionWords
 from ...dsl.recipe import Recipe
@@ -76,7 +78,7 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
         # Parts that do not fit one another are `prove_shapes`'s to report, once.
         if not any(found.code.startswith("S4") for found in findings.in_order):
             for diagnostic in error.diagnostics:
-                findings.add(diagnostic)
+                findings.add(_asked(recipe, name, diagnostic))
         return
     reached = graph.parameters().keys()
     idle = [n for n in (*covered.trained, *covered.adapted) if n not in reached]
@@ -100,3 +102,12 @@ def _prove_paths(recipe: Recipe, name: str, covered: Coverage, findings: Finding
             Fix("freeze it in this stage, or let a layout or a loss use it"),
         )
     )
+
+
+def _asked(recipe: Recipe, stage: str, found: Diagnostic) -> Diagnostic:
+    """With the setting of the stage that asks for it, of which a pass knows nothing."""
+    if found.code != "F613":
+        return found
+    asked = labels(recipe, (f"{stage}.drop_tokens", "tokens are left out here"))
+    parties = (replace(label, primary=False) for label in found.labels)
+    return replace(found, labels=(*asked, *parties))
