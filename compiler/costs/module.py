@@ -1,0 +1,140 @@
+"""The parameters below a name, and the layers that they make up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .kernels import (
+    F32,
+    add,
+    attention,
+    cast,
+    cat,
+    each,
+    layer_norm,
+    linear,
+    matmul,
+    mean,
+    multiply,
+    safe_softmax,
+    softmax,
+    squared,
+)
+from .tape import Tape, Value
+from .views import (
+    flatten,
+    reshape,
+    split,
+    transpose,
+    unflatten,
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """Parameters by full name, of which those that begin with `prefix` are this module's.
+
+    `again` names those whose blocks keep nothing for the backward pass but their inputs.
+    """
+
+    tape: Tape
+    parameters: Mapping[str, Value]
+    again: frozenset[str]
+    prefix: str = ""
+
+    def under(self, name: str | int) -> Module:
+        """A part of it."""
+        return Module(self.tape, self.parameters, self.again, f"{self.prefix}{name}.")
+
+    def get(self, name: str) -> Value | None:
+        """A parameter that may not be there."""
+        return self.parameters.get(f"{self.prefix}{name}")
+
+    def __getitem__(self, name: str) -> Value:
+        return self.parameters[f"{self.prefix}{name}"]
+
+    def through(self, run: Callable[..., Value], *inputs: Any) -> Value:
+        """What this block yields, computed again on the way back where the stage says so."""
+        if any(name.startswith(self.prefix) for name in self.again):
+            return self.tape.checkpointed(lambda: run(*inputs))
+        return run(*inputs)
+
+    def linear(self, name: str, x: Value) -> Value:
+        """A linear layer, and the low-rank change beside it if it has one."""
+        made = linear(x, self[f"{name}.weight"], self.get(f"{name}.bias"))
+        into = self.get(f"{name}.lora_a")
+        if into is None:
+            return made
+        low = linear(x, into, None)
+        return add(made, each(linear(low, self[f"{name}.lora_b"], None)))
+
+    def norm(self, name: str, x: Value) -> Value:
+        """A norm: one kernel where it has a shift, else written out in float32."""
+        weight, bias = self[f"{name}weight"], self.get(f"{name}bias")
+        if bias is not None:
+            return layer_norm(x, weight, bias)
+        wide = cast(x, F32)
+        scale = each(each(mean(squared(wide))), "output")
+        return multiply(weight, cast(multiply(wide, scale), x.item))
+
+    def feed_forward(self, x: Value, act: str) -> Value:
+        """Two linear layers round an activation."""
+        return self.linear("fc2", activated(self.linear("fc1", x), act))
+
+    def gated(self, x: Value, act: str) -> Value:
+        """down(act(gate(x)) * up(x))."""
+        gate = activated(self.linear("gate", x), act)
+        return self.linear("down", multiply(gate, self.linear("up", x)))
+
+
+def activated(x: Value, act: str) -> Value:
+    """An activation by name: all keep their input, and ReLU its output."""
+    if act == "quick_gelu":
+        return multiply(x, each(each(x), "output"))
+    return each(x, "output" if act == "relu" else "input")
+
+
+def heads_of(x: Value, heads: int) -> Value:
+    """From [B, T, W] to [B, H, T, D]."""
+    return transpose(unflatten(x, -1, (heads, -1)), 1, 2)
+
+
+def attend(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
+    """Attention, [B, H, T, D]; a single query goes through plain products."""
+    if q.sizes[2] > 1:
+        shown = None if mask is None else reshape(mask, (mask.sizes[0], 1, *mask.sizes[1:]))
+        return attention(q, k, v, shown)
+    groups = unflatten(q, 1, (k.sizes[1], -1))
+    keys, values = (reshape(x, (*x.sizes[:2], 1, *x.sizes[2:])) for x in (k, v))
+    scores = each(cast(matmul(groups, transpose(keys, -2, -1)), F32))
+    if mask is not None:
+        scores = each(scores)
+    shares = cast(softmax(scores), v.item)
+    return flatten(matmul(shares, values), 1, 2)
+
+
+def plain_attention(q: Value, k: Value, v: Value) -> Value:
+    """Attention as two products and a softmax, in float32: what torch does on a CPU where queries
+    and values differ in width.
+    """
+    item = v.item
+    q32, k32, v32 = (cast(x, F32) for x in (q, k, v))
+    scaled = each(q32)
+    shares = safe_softmax(matmul(scaled, each(transpose(k32, -2, -1))))
+    made = cast(matmul(shares, v32), item)
+    cast(shares.alone(), item)
+    return made
+
+
+def mixed(heads: Value) -> Value:
+    """From [B, H, T, D] back to [B, T, W]."""
+    return flatten(transpose(heads, 1, 2), 2)
+
+
+def rotated(x: Value, cos: Value, sin: Value) -> Value:
+    """Queries or keys turned by the angles of their places."""
+    half = x.sizes[-1] // 2
+    left, right = split(x, -1, (half, half))
+    return add(multiply(x, cos), multiply(cat((each(right), left), -1), sin))
