@@ -213,8 +213,11 @@ def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
             size = {f"{medium}.width": width, f"{medium}.height": height}
             tokens = evaluate(item.places, size) + item.text.most
             if tokens > room:
-                smallest = "the smallest square that fails," if squares else "a picture of"
-                return f"{smallest} {width}x{height}, takes {tokens:,} tok"
+                shown = f"{width}x{height}"
+                shown = (
+                    f"the smallest square that fails, {shown}," if squares else f"one of {shown}"
+                )
+                return f"{shown} takes {tokens:,} tok"
     return None
 
 

@@ -31,6 +31,9 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "drop_lacking": ("N209", "drop stage sceond"),
     "drop_setting_lacking": ("N209", "amend lm { drop kv_head }"),
     "drop_assert_lacking": ("N209", "drop assert caption.worst(images: 2) <= lm.context"),
+    "verb_before_a_setting": ("V315", "amend stage first { add seed = 1 }"),
+    "amended_setting_elsewhere": ("V315", "amend mode tell { amend batch = 1..2 }"),
+    "unknown_new_token": ("N204", "amend tokens { new = [end, pace] }"),
     "verb_in_new_block": ("N211", "add layout other { add text(t) -> loss(t end) }"),
     "setting_twice": ("N206", "amend lm { depth = 3 depth = 4 }"),
     "two_blocks_of_one_name": (

@@ -57,6 +57,15 @@ def test_shipped_recipes_are_formatted(name):
     assert format_text(text) == text
 
 
+def test_a_verb_before_a_setting_stays_with_it():
+    text = """recipe a { mode m { batch=1..8   amend   prompt = ..512tok # longer
+      amend # than trained
+      resize = tiles(48px,1..12) new = 8tok } }"""
+    formatted = check_roundtrip(text)
+    assert "    amend prompt = ..512tok  # longer\n" in formatted
+    assert "    amend resize = tiles(48px, 1..12)  # than trained\n" in formatted
+
+
 def test_a_formatted_recipe_is_the_same_recipe(small):
     squeezed = " ".join(line.strip() for line in small.splitlines())
     assert load_text(squeezed) == load_text(format_text(squeezed)) == load_text(small)
