@@ -32,6 +32,7 @@ from .passes.score_last import ScoreLast
 from .passes.split_blocks import SplitBlocks
 from .passes.split_methods import SplitInference, SplitRoutes, SplitTraining
 from .passes.tie_weights import TieWeights
+from .proofs.answers import prove_answers
 from .proofs.assertions import prove_assertions
 from .proofs.caching import prove_caches
 from .proofs.context import prove_context
@@ -41,6 +42,7 @@ from .proofs.modes import prove_modes
 from .proofs.new_tokens import prove_new_tokens
 from .proofs.packing import prove_packing
 from .proofs.routes import prove_routes
+from .proofs.schedules import prove_schedules
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
 from .proofs.vocabulary import prove_vocabulary
@@ -170,8 +172,10 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_packing,
     prove_modes,
     prove_layouts,
+    prove_answers,
     prove_routes,
     prove_stages,
+    prove_schedules,
     prove_handoff,
     prove_caches,
     prove_new_tokens,

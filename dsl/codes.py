@@ -124,6 +124,7 @@ CODES: dict[str, str] = {
     "L710": "a loss inside a part that is tokenised or chosen as one",
     "L711": "places of features of a part that the language model does not take",
     "L712": "coordinates without a rule for them",
+    "L713": "a mode that waits for an end which no stage teaches",
     # W8: weights
     "W801": "a tensor that no rule places",
     "W802": "a parameter that two rules claim",
