@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preview": ("preview", "Show a sample as a layout writes it: text, ids, what is learnt."),
     "run": ("run", "Ask a recipe or an artefact about pictures, clips and text."),
     "scenes": ("scenes", "Draw the demo's data set of captioned scenes."),
+    "schema": ("schema", "Print the JSON Schema of a recipe."),
     "show": ("show", "Show a recipe's parts, parameters or graph."),
     "tokens": ("tokens", "Count the tokens of pictures and clips."),
     "train": ("train", "Train a recipe through its stages."),

@@ -10,7 +10,7 @@ import click
 
 from ..dsl.load import load_recipe
 from ..dsl.recipe import Recipe
-from .output import amend_option, heading, table
+from .output import amend_option, echo_json, heading, table
 
 if TYPE_CHECKING:
     from ..compiler.graph import Methods
@@ -24,6 +24,7 @@ Examples:
   triptych show qwen2_vl_2b --ir --mode chat --method decode
   triptych show qwen2_vl_2b --ir --stage sft --after add_losses --times
   triptych show qwen2_vl_2b --svg graph.svg              the graph as a picture
+  triptych show qwen2_vl_2b --json                       the recipe as JSON; see `triptych schema`
 """
 
 
@@ -40,6 +41,7 @@ Examples:
 @click.option(
     "--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw the graph to a file."
 )
+@click.option("--json", "as_json", is_flag=True, help="The recipe as JSON, nothing inherited.")
 @amend_option
 def show_command(
     recipe: str,
@@ -52,6 +54,7 @@ def show_command(
     places: bool,
     times: bool,
     svg: Path | None,
+    as_json: bool,
     amend: Sequence[str],
 ) -> None:
     """Show the parts of RECIPE, its parameters, or its graph before and after each pass.
@@ -63,6 +66,11 @@ def show_command(
         raise click.UsageError("Choose a stage or a mode, not both.")
     _known("stage", stage, loaded.stages)
     _known("mode", mode, loaded.modes)
+    if as_json:
+        from ..dsl.schema import to_json
+
+        echo_json(to_json(loaded))
+        return
     if parameters:
         _show_parameters(loaded, stage)
         return
