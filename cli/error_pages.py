@@ -72,6 +72,7 @@ def findings(sample: Sample) -> Sequence[Diagnostic]:
         return error.diagnostics
 
 
+@cache
 def run(sample: Sample) -> subprocess.CompletedProcess[str]:
     """Run the commands of a sample, lines that begin with `$ `, in an empty folder."""
     ours = f'triptych() {{ {shlex.quote(sys.executable)} -m triptych "$@"; }}'

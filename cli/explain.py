@@ -28,34 +28,32 @@ Examples:
 """
 
 
-class Code(click.ParamType):
-    """A code of the table, in any case."""
-
-    name = "code"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The code as it is written in messages."""
-        code = value.upper()
+def _known(
+    context: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> tuple[str, ...]:
+    """The codes as messages write them; they may be given in lower case."""
+    codes = tuple(code.upper() for code in given)
+    for code in codes:
         if code not in CODES:
             near = nearest(code, CODES)
             hint = f"Did you mean {near}?" if near else "`triptych explain` lists all."
-            self.fail(f"No message has the code {value}. {hint}", param, ctx)
-        return code
+            raise click.BadParameter(f"No message has the code {code}. {hint}", context, parameter)
+    return codes
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """The codes that begin so, with their titles."""
-        begun = incomplete.upper()
-        return [
-            CompletionItem(code, help=title)
-            for code, title in CODES.items()
-            if code.startswith(begun)
-        ]
+
+def _begun(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The codes that begin so, with their titles."""
+    return [
+        CompletionItem(code, help=title)
+        for code, title in CODES.items()
+        if code.startswith(incomplete.upper())
+    ]
 
 
 @click.command("explain", epilog=EXAMPLES)
-@click.argument("codes", nargs=-1, metavar="[CODE]...", type=Code())
+@click.argument("codes", nargs=-1, metavar="[CODE]...", callback=_known, shell_complete=_begun)
 @json_option
 @click.option(
     "--write", "folder", type=click.Path(path_type=Path), help="Write the pages of FOLDER."
@@ -114,10 +112,11 @@ def _show(codes: Sequence[str]) -> None:
 
     console = Console(highlight=False, markup=False, width=min(100, Console().width))
     for code in codes:
-        _draw(explanation(code), console)
+        draw(explanation(code), console)
 
 
-def _draw(about: Explanation, console: Console) -> None:
+def draw(about: Explanation, console: Console) -> None:
+    """A page as a terminal shows it: prose in its width, recipes and messages in colour."""
     from rich.markdown import Markdown
     from rich.padding import Padding
     from rich.rule import Rule
@@ -129,7 +128,12 @@ def _draw(about: Explanation, console: Console) -> None:
     def section(title: str, *shown: Markdown | Text) -> None:
         console.print(Text(title, "bold cyan"))
         for piece in shown:
-            console.print(Padding(piece, (0, 0, 1, 2)))
+            if isinstance(piece, Markdown):
+                console.print(Padding(piece, (0, 0, 1, 2)))
+            else:
+                # Lines of recipes and messages are the terminal's to wrap: columns line up in them.
+                lines = Text("\n").join(Text("  ") + line for line in piece.split("\n"))
+                console.print(lines, "", sep="\n", soft_wrap=True)
 
     console.print(Rule(Text(f"{about.code}  {about.title}", "bold"), align="left", style="cyan"))
     console.print()

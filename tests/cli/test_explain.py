@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
+from rich.console import Console
 
-from triptych.cli.explain import explain_command
+from triptych.cli.error_pages import printed
+from triptych.cli.explain import draw, explain_command
 from triptych.cli.main import cli
 from triptych.dsl.codes import CODES
+from triptych.dsl.explain import explanation
 
 
 def explain(*arguments):
@@ -42,6 +47,18 @@ def test_an_unknown_code_is_refused(wrong, hint):
     done = explain(wrong)
     assert done.exit_code == 2
     assert hint in done.output
+
+
+def test_on_a_terminal_prose_is_wrapped_and_messages_are_not():
+    drawn = io.StringIO()
+    about = explanation("T504")
+    draw(about, Console(file=drawn, force_terminal=True, color_system="standard", width=50))
+    assert "\x1b[1;31merror[T504]" in drawn.getvalue()
+    bare = re.sub(r"\x1b(\[[\d;]*m|\]8;.*?\x1b\\)", "", drawn.getvalue())  # colours and links
+    lines = [line.rstrip() for line in bare.splitlines()]
+    for line in (*printed(about).splitlines(), *about.example.text.splitlines()):
+        assert f"  {line}".rstrip() in lines
+    assert len(max(lines[: lines.index("Example")], key=len)) <= 50
 
 
 def test_as_data():
