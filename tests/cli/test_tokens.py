@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from triptych.cli.tokens import tokens_command
+from triptych.dsl.load import load_recipe, shipped_recipes
 
 PICTURES = ["224x224", "28x28", "100x33", "448x448", "640x480", "1280x720", "1920x1080"]
 PICTURES += ["4032x3024", "8192x8192"]
@@ -60,4 +61,54 @@ def test_a_clip_recorded_at_another_rate():
 def test_refuses(argv, status, complaint):
     done = run("qwen2_vl_7b", *argv)
     assert done.exit_code == status
+    assert complaint in done.output
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_that_ships_answers(name):
+    recipe = load_recipe(name)
+    for layout in recipe.layouts:
+        said = json.loads(run(name, "--layout", layout, "--json").output)
+        kinds = {form["kind"] for form in said["closed"]}
+        assert "sample" in kinds
+        assert all(form["found"]["least"] > 0 for form in said["closed"])
+    done = run(name, "--image", "640x480")
+    assert done.exit_code == 0
+    assert run(name).exit_code == 0
+
+
+def test_a_table_over_sizes(golden):
+    golden.check("cli/tokens_table.txt", run("qwen2_vl_7b", "--table", "56..5656:1120").output)
+    clips = run("qwen2_vl_7b", "--table", "224..672:224", "--seconds", "60").output
+    golden.check("cli/tokens_table_clips.txt", clips)
+
+
+def test_a_table_as_data():
+    argv = ("qwen2_vl_7b", "--table", "28..8428:2800", "--json")
+    data = json.loads(run(*argv).output)["table"]
+    assert data["sides"] == [28, 2828, 5628, 8428]
+    (first, *_), *_, last = data["tokens"]
+    assert first == 6  # four tokens at least, and two tags
+    assert last[0] is None  # 301 times as high as wide
+
+
+def test_what_is_left_in_each_room():
+    data = json.loads(run("internvl_1_5_26b", "--image", "1900x1100", "--json").output)
+    rooms = {room["user"]: (room["room"], room["taken"]) for room in data["rooms"]}
+    assert rooms["stage `sft`"][0] == 4096
+    # The mode cuts the same picture into more tiles.
+    assert rooms["mode `chat`"][1] > rooms["stage `sft`"][1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--table", "5..1:2"], "'5..1:2' is no range of sides"),
+        (["--table", "1..9999:1"], "has 9999 sides; 32 at most"),
+        (["--seconds", "3"], "--seconds says how long the clips of a --table are"),
+    ],
+)
+def test_refuses_a_table(argv, complaint):
+    done = run("qwen2_vl_7b", *argv)
+    assert done.exit_code == 2
     assert complaint in done.output
