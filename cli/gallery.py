@@ -7,12 +7,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import takewhile
 from pathlib import Path
 
 import click
 
 from ..dsl.diagnostics import RecipeError
-from ..dsl.load import load_recipe, title_of, write_text
+from ..dsl.load import load_recipe, read_text, title_of, write_text
 from ..dsl.recipe import Recipe
 
 EXAMPLES = """\b
@@ -25,9 +26,10 @@ A section stands between marks, which a reader of the page does not see:
   <!-- recipe: qwen2_vl_7b -->                picture, parts, stages, tokens of a recipe
   <!-- diff: qwen2_vl_7b qwen2_vl_2b -->      what differs between two
   <!-- command: tokens qwen2_vl_7b -->        what a command of triptych prints
+  <!-- file: my_model.vlm -->                 a recipe's own comment, and its text
   <!-- end -->
 """
-SECTION = re.compile(r"<!-- (recipe|diff|command): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
+SECTION = re.compile(r"<!-- (recipe|diff|command|file): ([^\n]*?) -->\n.*?<!-- end -->", re.DOTALL)
 SIZES = ((224, 224), (640, 480), (1920, 1080), (800, 1300))
 """Pictures whose tokens are counted, in pixels."""
 CLIP = (1280, 720, 10.0)
@@ -70,6 +72,8 @@ def _section(found: re.Match[str], folder: Path, drawn: dict[Path, str]) -> str:
         lines = list(_difference(*names))
     elif kind == "command":
         lines = list(_printed(shlex.split(found[2])))
+    elif kind == "file":
+        lines = list(_file(read_text(Path(names[0]))))
     else:
         recipe = load_recipe(names[0])
         picture = Path("pictures") / f"{recipe.name}.svg"
@@ -94,6 +98,14 @@ def _printed(argv: list[str]) -> Iterator[str]:
     yield f"$ triptych {shlex.join(argv)}"
     yield said.getvalue().rstrip()
     yield "```"
+
+
+def _file(text: str) -> Iterator[str]:
+    """The comment at the head of a recipe file as prose, and what stands below it as it is."""
+    lines = text.splitlines()
+    comment = list(takewhile(lambda line: line.startswith("#"), lines))
+    yield from (line.lstrip("# ") for line in comment)
+    yield from ("", "```vlm", *lines[len(comment) :], "```")
 
 
 def _picture(recipe: Recipe) -> str:

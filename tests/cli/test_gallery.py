@@ -33,7 +33,8 @@ PAGES = [page.name for page in sorted(DOCS.glob("*.md")) if "<!-- end -->" in pa
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_our_own_pages_are_true(name):
+def test_our_own_pages_are_true(name, monkeypatch):
+    monkeypatch.chdir(DOCS.parent)  # the pages name files of the repository
     done = gallery(DOCS / name, "--check")
     assert done.exit_code == 0, f"{done.output}run `triptych gallery docs/{name}`"
 
@@ -46,6 +47,15 @@ def test_a_command_is_shown_with_what_it_prints(tmp_path):
     page.write_text("<!-- command: check scenes --set lm.heads=5 -->\n<!-- end -->\n")
     assert gallery(page).exit_code == 0
     assert "error[S401]" in page.read_text()
+
+
+def test_a_file_is_shown_below_its_own_words(tmp_path):
+    page, recipe = tmp_path / "page.md", tmp_path / "mine.vlm"
+    recipe.write_text("# Mine.\n# All mine.\nrecipe mine extends scenes {\n}\n")
+    page.write_text(f"<!-- file: {recipe} -->\n<!-- end -->\n")
+    assert gallery(page).exit_code == 0
+    shown = "\nMine.\nAll mine.\n\n```vlm\nrecipe mine extends scenes {\n}\n```\n"
+    assert shown in page.read_text()
 
 
 def test_sections_are_written_anew_and_the_rest_is_left(tmp_path):

@@ -78,6 +78,11 @@ def test_every_recipe_here_is_a_mistake_with_a_name():
     assert {path.stem for path in FOLDER.glob("*.vlm")} == set(MISTAKES)
 
 
+def test_every_mistake_is_on_the_page():
+    page = (FOLDER.parent.parent / "docs" / "mistakes.md").read_text(encoding="utf-8")
+    assert [name for name in MISTAKES if f"tests/mistakes/{name}.vlm -->" not in page] == []
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_refused_as_itself(name, golden):
     (found,) = findings(name)
