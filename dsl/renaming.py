@@ -31,7 +31,22 @@ def renamed(statement: Stated, names: Names, settings: Mapping[str, FieldInfo]) 
             return replace(statement, target=_placed(target, names))
         case syntax.Fresh():
             return replace(statement, pattern=_parameters(statement.pattern, names))
+        case syntax.Rule():
+            return replace(statement, items=tuple(_item(item, names) for item in statement.items))
     return statement
+
+
+def _item(item: syntax.Item, names: Names) -> syntax.Item:
+    """An item of a layout; `image_pad * x.merger` counts the features of a part."""
+    match item:
+        case syntax.Repeat() if item.field != "tokens":
+            return replace(item, field=names.get(item.field, item.field))
+        case syntax.Loss() | syntax.Apart():
+            return replace(item, items=tuple(_item(one, names) for one in item.items))
+        case syntax.Choice():
+            lines = (tuple(_item(one, names) for one in line) for line in item.lines)
+            return replace(item, lines=tuple(lines))
+    return item
 
 
 def _value(value: syntax.Value, names: Names, info: FieldInfo | None = None) -> syntax.Value:

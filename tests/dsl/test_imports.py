@@ -79,6 +79,13 @@ def test_the_map_of_weights_follows_new_names(small):
     assert [rule.pattern for rule in weights.ignored] == ["vit.*"]
 
 
+def test_a_layout_follows_the_new_names_of_parts():
+    text = "recipe case { language = 1 import tokens, image, vit, qllama, lm, query_mlp, weights,"
+    text += " vicuna, question, patch_mlp as wide from internvl_chat_qllama_7b }"
+    rule = load_text(text).layouts["vicuna"].rules["image"]
+    assert [item.part for item in rule.items if item.item == "repeat"] == ["wide", "query_mlp"]
+
+
 def test_single_blocks_come_without_a_base():
     text = "recipe case { language = 1 import tokens, lm from qwen2_vl_2b amend lm { in = [] } }"
     recipe, there = load_text(text), load_recipe("qwen2_vl_2b")
