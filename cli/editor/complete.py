@@ -429,7 +429,8 @@ class Completion:
                 yield Proposal("index", Kind.Field, "its number", rank=1)
                 yield Proposal("corners", Kind.Field, "its coordinates", rank=1)
                 parts = self._scope.names("encoder", "adapter")
-                yield from words(parts, Kind.Class, "the places of one part")
+                for part in parts:
+                    yield Proposal(part, Kind.Class, "the places of one part", rank=2)
             return
         yield from words(parameters, Kind.Variable, "what the rule is given")
         yield from words(self._scope.specials, Kind.EnumMember, "a special token")

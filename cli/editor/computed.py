@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...compiler.build import reach
-from ...compiler.ops import Input
+from ...compiler.build import build, reach
+from ...compiler.ops import Input, Param
 from ...compiler.pipeline import model
 from ...compiler.plan import Plan, by_part, count, plan
 from ...compiler.tokens import domain, item_tokens, meaning_of, rule_cost
@@ -27,8 +27,7 @@ class Computed:
 
     def prepare(self) -> None:
         """Find it all."""
-        assert self.shapes is not None
-        assert self.modules is not None
+        _ = self.shapes, self.modules, self.plan
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[str, ...]]:
@@ -59,8 +58,16 @@ class Computed:
         return found
 
     @cached_property
+    def tensors(self) -> Mapping[str, Param]:
+        """Every parameter by name; none where parts do not fit."""
+        try:
+            return build(self.recipe).parameters()
+        except RecipeError:
+            return {}
+
+    @cached_property
     def plan(self) -> Plan | None:
-        """The parameters, and what each stage makes of them."""
+        """What each stage makes of the parameters."""
         try:
             return plan(self.recipe)
         except RecipeError:
@@ -68,9 +75,7 @@ class Computed:
 
     def parameters(self, part: str) -> tuple[int, int]:
         """How many numbers a part holds, and the whole model."""
-        if self.plan is None:
-            return 0, 0
-        return by_part(self.plan.parameters).get(part, 0), self.plan.total
+        return by_part(self.tensors).get(part, 0), count(self.tensors)
 
     def states(self, part: str) -> dict[str, str]:
         """What becomes of a part in each stage: `trained`, `frozen`, or how much of both."""
@@ -91,17 +96,15 @@ class Computed:
 
     def selected(self, path: syntax.Path) -> int | None:
         """How many numbers a selector such as `vit.blocks[0..3].attn` names; None for none."""
-        if self.plan is None:
-            return None
         chosen = Selector.model_validate(selector(path))
-        matched = {n: one for n, one in self.plan.parameters.items() if chosen.matches(n)}
+        matched = {n: one for n, one in self.tensors.items() if chosen.matches(n)}
         return count(matched) or None
 
     @cached_property
     def modules(self) -> frozenset[str]:
         """Every path that a selector may take, without numbers: `vit.blocks.attn`."""
         found = set[str]()
-        for name in self.plan.parameters if self.plan else ():
+        for name in self.tensors:
             steps = [step for step in name.split(".") if not step.isdigit()]
             found |= {".".join(steps[:length]) for length in range(1, len(steps) + 1)}
         return frozenset(found)
@@ -110,7 +113,7 @@ class Computed:
         """How many numbered members a path without numbers has: the depth of `vit.blocks`."""
         highest = -1
         start = len(path.split("."))
-        for name in self.plan.parameters if self.plan else ():
+        for name in self.tensors:
             steps = name.split(".")
             inside = len(steps) > start and steps[start].isdigit()
             if inside and ".".join(steps[:start]) == path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+BASE = (Path(__file__).parent / "base.vlm").read_text(encoding="utf-8")
 WAIT = 60
 """Seconds until a server that says nothing has failed; no figure is asserted."""
 
@@ -25,6 +26,7 @@ class Client:
 
     def __init__(self, folder: Path, encodings=("utf-16",)) -> None:
         self.folder = folder
+        self.texts: list[Text] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "triptych", "lsp"],
             stdin=subprocess.PIPE,
@@ -99,7 +101,8 @@ class Client:
 
     def open(self, name: str, text: str, on_disk: bool = True) -> Text:
         """A text, open in the editor; `§` in it is where the cursor stands."""
-        return Text(self, self.folder / name, text, on_disk)
+        self.texts.append(Text(self, self.folder / name, text, on_disk))
+        return self.texts[-1]
 
 
 class Text:
@@ -124,6 +127,12 @@ class Text:
         document = {"uri": self.uri, "version": self.version}
         changes = {"textDocument": document, "contentChanges": [{"text": self.text}]}
         self.client.tell("textDocument/didChange", changes)
+
+    def close(self) -> None:
+        """The editor closes it, and the file goes."""
+        self.client.tell("textDocument/didClose", {"textDocument": {"uri": self.uri}})
+        self.path.unlink(missing_ok=True)
+        self.client.diagnostics.pop(self.uri, None)
 
     def swap(self, old: str, new: str) -> None:
         """The text with a piece exchanged; `§` in `new` is where the cursor stands then."""
@@ -216,7 +225,25 @@ def start(tmp_path):
         assert client.close() == 0
 
 
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory):
+    client = Client(tmp_path_factory.mktemp("folder"))
+    yield client
+    assert client.close() == 0
+
+
 @pytest.fixture
-def editor(start) -> Client:
-    """An editor with one folder open."""
-    return start()
+def editor(_server) -> Client:
+    """An editor with one empty folder open; the tests of a file share its server."""
+    yield _server
+    for text in _server.texts:
+        text.close()
+    _server.texts.clear()
+
+
+@pytest.fixture
+def base(editor) -> Text:
+    """A recipe without mistakes, open, and read once."""
+    text = editor.open("base.vlm", BASE)
+    assert text.mistakes() == []
+    return text
