@@ -12,18 +12,16 @@ from typing import Any
 import torch
 
 from ..compiler.graph import Program
-from ..compiler.lower import Lowered, MethodModule, lower
+from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
+from ..compiler.precision import coarsest
 from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
 from .resources import resources as resources_of
 from .weights import Weights, weights_after
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-"""The precisions of a recipe's target."""
 
 SLOT_STEP = 16
 """Caches are made in steps of so many slots."""
@@ -52,7 +50,7 @@ class Job:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What weights and activations are computed in."""
+        """What weights and activations are computed in; the coarsest, where parts differ in it."""
         return self.lowered.dtype
 
     @property
@@ -94,8 +92,10 @@ def job(
     `weights` are read from where they lie, or drawn from a seed, or left out. The precision is that
     of the mode's target unless it is given. WeightsError when the weights do not fit.
     """
+    if dtype is not None:
+        recipe = _in_one(recipe, mode, dtype)
     program = for_inference(recipe, mode)
-    dtype = dtype or DTYPES[recipe.modes[mode].target.precision]
+    dtype = PRECISIONS[coarsest(recipe.modes[mode].target.precision)]
     lowered = lower(program, dtype=dtype, device="meta" if weights is None else "cpu")
     if isinstance(weights, int):
         lowered.init(weights)
@@ -119,6 +119,15 @@ def job_from(
     beside = [source, *source.resolve().parents[:2]]
     weights = Weights.open(recipe, weights_after(source, recipe.modes[mode].after))
     return job(recipe, mode, weights=weights, dtype=dtype, resources=resources_of(recipe, *beside))
+
+
+def _in_one(recipe: Recipe, mode: str, dtype: torch.dtype) -> Recipe:
+    """The recipe with one precision for the whole model in a mode."""
+    word = next(word for word, known in PRECISIONS.items() if known == dtype)
+    chosen = recipe.modes[mode]
+    target = chosen.target.model_copy(update={"precision": word})
+    changed = chosen.model_copy(update={"target": target})
+    return recipe.model_copy(update={"modes": {**recipe.modes, mode: changed}})
 
 
 def outside(name: str, method: MethodModule) -> Method:

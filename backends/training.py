@@ -24,9 +24,10 @@ from torch import Tensor
 
 from ..blocks.input.writing import vocabulary_file
 from ..compiler.graph import Program
-from ..compiler.lower import initial
+from ..compiler.lower import PRECISIONS, initial
 from ..compiler.pipeline import for_training
 from ..compiler.plan import Plan, by_part, plan
+from ..compiler.precision import coarsest, in_words
 from ..compiler.text import text_of_methods
 from ..dsl.diagnostics import nearest
 from ..dsl.kinds import Amount
@@ -46,7 +47,7 @@ from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write
 from .resources import resources
 from .samples import PairSamples, Samples
 from .toolchain import cache_folder, code_in
-from .training_stage import DTYPES, NotFiniteError, StageRun
+from .training_stage import NotFiniteError, StageRun
 
 
 class TrainingError(Exception):
@@ -434,7 +435,7 @@ class _Walk:
         if told:
             last = self._recipe.stages[chosen[-1]]
             source = shown or self._sources[next(iter(last.data.shares))]
-            dtype = DTYPES[last.precision]
+            dtype = PRECISIONS[coarsest(last.precision)]
             page = replace(
                 page,
                 predictions=predict(
@@ -463,7 +464,7 @@ class _Walk:
             title=self._recipe.name,
             facts={
                 "parameters": f"{self._plan.total:,}",
-                "precision": first.precision,
+                "precision": in_words(first.precision),
                 "seed": str(first.seed),
                 "workers": str(self._options.workers),
                 "torch": checkpoint.versions()["torch"],

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import MethodModule, lower
+from ..compiler.lower import PRECISIONS, MethodModule, lower
 from ..compiler.plan import StagePlan
+from ..compiler.precision import coarsest, of_part
 from .features import PREFIX, Kept, Store, key_of
 from .gradients import Gradients, Method, Replica
 from .optim import Optimizer, clip
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 class NotFiniteError(ArithmeticError):
@@ -43,13 +42,16 @@ class StageRun:
     ) -> None:
         """`store` is where values of the parts that the stage keeps are read and written."""
         optim = plan.settings.optim
-        dtype = DTYPES[plan.settings.precision]
         self._masters = {
             name: weights[name].to(device, torch.float32, copy=True) for name in plan.trained
         }
-        self._live = {name: master.to(dtype) for name, master in self._masters.items()}
+        dtypes = {
+            name: PRECISIONS[of_part(plan.settings.precision, name.partition(".")[0])]
+            for name in weights
+        }
+        self._live = {name: master.to(dtypes[name]) for name, master in self._masters.items()}
         used = {name: self._live.get(name, value) for name, value in weights.items()}
-        used = {name: value.to(device, dtype) for name, value in used.items()}
+        used = {name: value.to(device, dtypes[name]) for name, value in used.items()}
         keys = {
             name: key_of(program, name, used, device, compiled)
             for name in program.methods
@@ -118,7 +120,8 @@ def _replica(
 
     Those that `keys` has are computed for what is not in the store.
     """
-    lowered = lower(program, dtype=next(iter(weights.values())).dtype, device="meta")
+    dtype = PRECISIONS[coarsest(plan.settings.precision)]
+    lowered = lower(program, dtype=dtype, device="meta")
     wanted = lowered.module.state_dict()
     lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     lowered.module.requires_grad_(False)

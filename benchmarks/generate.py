@@ -25,10 +25,11 @@ from torch import Tensor
 
 from triptych.backends import backend
 from triptych.backends.generation import Session
-from triptych.backends.job import DTYPES, job
+from triptych.backends.job import job
 from triptych.benchmarks.peer import SIZES, peer_model
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Attachment, Sample, Turn
+from triptych.compiler.lower import PRECISIONS
 from triptych.dsl.load import load_recipe
 
 QUESTION = "Describe this image in as much detail as you can, and say what might happen next."
@@ -69,14 +70,14 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--backend", action="append", help="repeatable; aot unless given")
-    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="f32")
     parser.add_argument("--pixels", type=int, default=448, help="sides of the picture")
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--runs", type=int, default=5, help="answers a figure")
     options = parser.parse_args()
 
     recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "chat.target = eager()"])
-    work = job(recipe, "chat", weights=0, dtype=DTYPES[options.dtype])
+    work = job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype])
     processor = Processor(work.spec)
     side = options.pixels
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)

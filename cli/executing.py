@@ -43,9 +43,10 @@ def job_of(
     recipe: Recipe, mode: str, weights: Path | None, random_weights: int | None, dtype: str | None
 ) -> Job:
     """What to compile, with the weights that were asked for."""
-    from ..backends.job import DTYPES, job_from
+    from ..backends.job import job_from
+    from ..compiler.lower import PRECISIONS
 
     if weights is not None and random_weights is not None:
         raise click.UsageError("give --weights or --random-weights, not both")
     source = random_weights if weights is None else weights
-    return job_from(recipe, mode, source, None if dtype is None else DTYPES[dtype])
+    return job_from(recipe, mode, source, None if dtype is None else PRECISIONS[dtype])

@@ -98,6 +98,7 @@ def _in_full(made: Plan) -> None:
 
 def _rows(stage: StagePlan) -> list[tuple[str, str]]:
     from ..compiler.plan import by_part, count
+    from ..compiler.precision import in_words
 
     covered, settings = stage.coverage, stage.settings
     adapted = sorted({lora.target.text for lora in covered.adapted.values()})
@@ -139,7 +140,7 @@ def _rows(stage: StagePlan) -> list[tuple[str, str]]:
             "by length",
             f"out of {settings.group_by_length:,} steps" if settings.group_by_length else "",
         ),
-        ("stop", f"{stop}, {settings.batch:,} seq a step{split}, {settings.precision}"),
+        ("stop", f"{stop}, {settings.batch:,} seq a step{split}, {in_words(settings.precision)}"),
         ("optim", _call(settings.optim)),
         ("schedule", _call(settings.schedule)),
         ("assumed", ", ".join(path.removeprefix(f"{stage.name}.") for path in stage.assumed)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..dsl.source import Span
 from ..dsl.stages import Lora
 from .ops import Input, Operation, Param
-from .types import Bounds, Size, TensorType
+from .types import Bounds, DType, Size, TensorType
 
 if TYPE_CHECKING:
     import networkx
@@ -29,8 +29,9 @@ class Node:
 
     `weights` names the node whose parameters it uses when it does not own them: a second call of
     the same module, or a tied head. `type` is what it yields, once types are inferred; `frozen`
-    says that neither its parameters nor anything before it learns, once a stage is chosen. `loc` is
-    the part of the recipe that it stands for.
+    says that neither its parameters nor anything before it learns, once a stage is chosen.
+    `precision` is what it computes in where parts differ in that. `loc` is the part of the recipe
+    that it stands for.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Node:
     weights: str | None = None
     type: TensorType | None = None
     frozen: bool = False
+    precision: DType | None = None
     loc: Span | None = field(default=None, compare=False)
 
     @classmethod
@@ -50,6 +52,13 @@ class Node:
     def module(self) -> str:
         """The node that owns the parameters: itself, or the one that `weights` names."""
         return self.weights or self.name
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """The type of what it yields; MisfitError when an input does not fit."""
+        made = self.op.result(*inputs)
+        if self.precision is None or made.dtype != "float":
+            return made
+        return replace(made, dtype=self.precision)
 
     @property
     def parameters(self) -> dict[str, Param]:

@@ -39,7 +39,7 @@ from ..blocks.vision.sam import SamBlocks
 from ..dsl.stages import Lora
 from . import ops
 from .graph import Graph, Program
-from .types import DType, Size
+from .types import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,14 @@ def _hard_negatives(
     return torch.cat((own_B, hard_negatives(text_BW, image_BW, scale, group_B), own_B))
 
 
+PRECISIONS: Mapping[str, torch.dtype] = MappingProxyType(
+    {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+)
+"""What a recipe calls the precisions."""
+
 LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
     {
+        ops.Cast: Row(run=lambda op, block, x: x.to(PRECISIONS[op.to])),
         ops.PatchEmbed: Row(
             make=lambda op: PatchEmbed(op.channels, op.frames, op.patch, op.width, op.bias),
             run=lambda op, block, rows: block(rows),
@@ -392,7 +398,8 @@ class Lowered:
 def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Lowered:
     """The modules of a program, their memory not yet filled: `Lowered.init` or load weights next.
 
-    On the device "meta" nothing is allocated: shapes and names only.
+    Where nodes have a precision of their own, `dtype` is that of what lies between them. On the
+    device "meta" nothing is allocated: shapes and names only.
     """
     owners = {
         node.module: node.op
@@ -409,6 +416,9 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
         for name, lora in program.adapted.items():
             _adapt(tree, name.removesuffix(".weight"), lora)
     tree.to(dtype)
+    for node in (node for graph in program.methods.values() for node in graph):
+        if node.module in owners and node.precision:
+            tree.get_submodule(node.module).to(PRECISIONS[node.precision])
     if device != "meta":
         tree.to_empty(device=device)
     modules = {name: tree.get_submodule(name) for name in owners}
@@ -420,17 +430,13 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
 
 def signature(graph: Graph, dtype: torch.dtype) -> dict[str, Feed]:
     """What a method must be fed, in the order of its graph; a cache as one pair a layer."""
-    dtypes: dict[DType, torch.dtype] = {
-        "float": dtype,
-        "f32": torch.float32,
-        "i64": torch.int64,
-    }
+    dtypes = {"float": dtype, "i64": torch.int64, **PRECISIONS}
     feeds: dict[str, Feed] = {}
     for node in graph:
         if isinstance(node.op, ops.Input):
             feeds[node.name] = Feed(node.op.type.sizes, dtypes[node.op.type.dtype])
         elif isinstance(node.op, ops.Cache):
-            kind = node.op.result()
+            kind = node.result()
             for layer in range(node.op.layers):
                 for half in ("k", "v"):
                     feeds[f"{node.name}.{layer}.{half}"] = Feed(kind.sizes[2:], dtypes[kind.dtype])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from .types import Size, TensorType, add, divide, multiply
+from .types import DType, Size, TensorType, add, divide, multiply
 
 
 class MisfitError(Exception):
@@ -182,6 +182,18 @@ class Cache(Plain):
     def result(self, *inputs: TensorType) -> TensorType:
         """One pair of caches a layer."""
         return TensorType((self.layers, 2, "batch", self.kv_heads, "slots", self.head_dim))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast(Plain):
+    """The same numbers in another precision, between parts that differ in it."""
+
+    name: ClassVar[str] = "cast"
+    to: DType
+
+    def result(self, *inputs: TensorType) -> TensorType:
+        """(x) -> as x, in that precision."""
+        return TensorType(inputs[0].sizes, self.to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1182,6 +1194,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
     for operation in (
         Input,
         Cache,
+        Cast,
         PatchEmbed,
         Positions,
         MapPositions,

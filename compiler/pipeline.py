@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..dsl.diagnostics import Diagnostic, Findings, RecipeError
-from ..dsl.modes import Mode
+from ..dsl.modes import AnyMode, Mode
 from ..dsl.recipe import Recipe
 from .build import build, objectives, of_mode
 from .coverage import Coverage, coverage, drop_rates, token_rates
@@ -27,11 +27,13 @@ from .passes.fold_still_frames import FoldStillFrames
 from .passes.freeze import Freeze
 from .passes.infer_shapes import InferShapes
 from .passes.keep_cache import KeepCache
+from .passes.place_precisions import PlacePrecisions
 from .passes.place_tokens import PlaceTokens
 from .passes.score_last import ScoreLast
 from .passes.split_blocks import SplitBlocks
 from .passes.split_methods import SplitInference, SplitRoutes, SplitTraining
 from .passes.tie_weights import TieWeights
+from .precision import by_part, prove_precisions
 from .proofs.answers import prove_answers
 from .proofs.assertions import prove_assertions
 from .proofs.caching import prove_caches
@@ -84,7 +86,7 @@ def model_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
     )
 
 
-def inference_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
+def inference_passes(recipe: Recipe, mode: AnyMode) -> tuple[Pass | Split, ...]:
     """The passes of a mode, in order."""
     return (
         *model_passes(recipe),
@@ -92,12 +94,18 @@ def inference_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
         ScoreLast(),
         DropUnused(),
         SplitInference(tuple(recipe.encoders)),
+        PlacePrecisions(by_part(mode.target.precision)),
     )
 
 
-def route_passes(recipe: Recipe) -> tuple[Pass | Split, ...]:
+def route_passes(recipe: Recipe, mode: AnyMode) -> tuple[Pass | Split, ...]:
     """The passes of a mode with routes of its own, in order."""
-    return (*model_passes(recipe), DropUnused(), SplitRoutes())
+    return (
+        *model_passes(recipe),
+        DropUnused(),
+        SplitRoutes(),
+        PlacePrecisions(by_part(mode.target.precision)),
+    )
 
 
 def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass | Split, ...]:
@@ -111,6 +119,7 @@ def training_passes(recipe: Recipe, stage: str, covered: Coverage) -> tuple[Pass
         SplitBlocks(recipe.stages[stage].cache),
         Freeze(covered.trained.keys() | covered.adapted.keys()),
         SplitTraining(recipe.stages[stage].cache),
+        PlacePrecisions(by_part(recipe.stages[stage].precision)),
     )
 
 
@@ -178,6 +187,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_schedules,
     prove_handoff,
     prove_caches,
+    prove_precisions,
     prove_new_tokens,
     prove_weights,
     prove_vocabulary,
@@ -228,10 +238,11 @@ def for_inference(
     recipe = as_seen(recipe, chosen)
     seen = tuple(shown(recipe, chosen) if media is None else media)
     if not isinstance(chosen, Mode):
-        methods = run(of_mode(recipe, chosen, seen), route_passes(recipe), watcher or Watcher())
+        graph = of_mode(recipe, chosen, seen)
+        methods = run(graph, route_passes(recipe, chosen), watcher or Watcher())
         limits = route_limits(recipe, chosen)
         return _program(recipe, whole, methods, limits, feed_spec(recipe, chosen, seen))
-    methods = run(build(recipe, media=seen), inference_passes(recipe), watcher or Watcher())
+    methods = run(build(recipe, media=seen), inference_passes(recipe, chosen), watcher or Watcher())
     limits = inference_limits(recipe, chosen, seen)
     return _program(recipe, whole, methods, limits, feed_spec(recipe, chosen, seen))
 

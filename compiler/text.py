@@ -63,6 +63,7 @@ def _lines(node: Node, places: bool) -> Iterator[str]:
     facts = [f"{name} = {value}" for name, value in _facts(node.op).items()]
     tail = [f"using {node.weights}"] if node.weights else []
     tail += ["frozen"] if node.frozen else []
+    tail += [f"in {node.precision}"] if node.precision else []
     tail += [f": {node.type}"] if node.type else []
     remark = f"  # {node.loc}" if places and node.loc else ""
     line = " ".join([head, *inputs, *([f"{{{', '.join(facts)}}}"] if facts else []), *tail])
@@ -185,10 +186,11 @@ class _Reader:
         facts = self.facts(operation) if self.next == "{" else {}
         weights = self.take(kind="name") if self.skip("using") else None
         frozen = self.skip("frozen")
+        precision = self.dtype() if self.skip("in") else None
         type_ = self.type() if self.skip(":") else None
         if operation is Input:
             facts["type"] = type_
-        return Node(name, operation(**facts), tuple(inputs), weights, type_, frozen)
+        return Node(name, operation(**facts), tuple(inputs), weights, type_, frozen, precision)
 
     def facts(self, operation: type[Operation]) -> dict[str, Any]:
         """What stands in braces, each fact as its field wants it."""
@@ -217,16 +219,20 @@ class _Reader:
 
     def type(self) -> TensorType:
         """A dtype and sizes in brackets."""
-        dtype = self.take(kind="name")
-        if dtype not in get_args(DType):
-            raise ValueError(f"no dtype {dtype}")
-        sizes = list[Size]()
+        dtype, sizes = self.dtype(), list[Size]()
         self.take("[")
         while not self.skip("]"):
             sizes.append(self.size())
             if self.next != "]":
                 self.take(",")
-        return TensorType(sizes, dtype)  # type: ignore[arg-type]
+        return TensorType(sizes, dtype)
+
+    def dtype(self) -> DType:
+        """What numbers are."""
+        dtype = self.take(kind="name")
+        if dtype not in get_args(DType):
+            raise ValueError(f"no dtype {dtype}")
+        return dtype  # type: ignore[return-value]
 
     def size(self) -> Size:
         """Terms added up."""

@@ -488,8 +488,8 @@ def substitute(size: Size, meaning: Mapping[str, Size]) -> Size:
     return size.rebuilt(lambda part: substitute(part, meaning))
 
 
-DType = Literal["float", "f32", "i64"]
-"""What numbers are: `float` is what a program is lowered to, bf16 say; `f32` stays as it is."""
+DType = Literal["float", "bf16", "f16", "f32", "i64"]
+"""What numbers are: `float` is what a program is lowered to; the others stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Methods
-from .ops import Input
+from .graph import Graph, Methods, Node
+from .ops import Cast, Input
 
 
 def verify(methods: Methods) -> None:
@@ -26,11 +26,22 @@ def _verify(method: str, graph: Graph) -> None:
             continue
         given = [graph[source].type for source in node.inputs]
         assert None not in given, f"{place}: typed before what it takes"
-        result = node.op.result(*(type_ for type_ in given if type_))
+        result = node.result(*(type_ for type_ in given if type_))
         assert node.type == result, f"{place}: typed {node.type}, yields {result}"
+        _verify_precision(place, graph, node)
     missing = [source for source in graph.outputs.values() if source not in graph]
     assert not missing, f"{method}: outputs that are not there: {missing}"
     _verify_parameters(method, graph)
+
+
+def _verify_precision(place: str, graph: Graph, node: Node) -> None:
+    """What a node takes is in the precision that it computes in; float32 tables fit them all."""
+    if node.precision is None or isinstance(node.op, Cast):
+        return
+    for source in (graph[name] for name in node.inputs):
+        dtype = source.type.dtype if source.type else None
+        fits = dtype in (node.precision, "i64") or (dtype == "f32" and source.precision is None)
+        assert fits, f"{place}: computes in {node.precision}, takes {dtype} of {source.name}"
 
 
 def _verify_parameters(method: str, graph: Graph) -> None:

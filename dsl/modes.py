@@ -8,6 +8,7 @@ from pydantic import Field
 from .inputs import Resizing
 from .kinds import CallModel, Count, CountRange, Model, Name, Positive, Tok, TokRange
 from .parts import Taken
+from .precision import Precision, Word
 from .reading import Calls, Choice, Measure
 
 
@@ -32,28 +33,28 @@ class Eager(CallModel):
     """Runs the module as it is."""
 
     call: Literal["eager"] = "eager"
-    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+    precision: Precision = "f32"
 
 
 class Inductor(CallModel):
     """torch.compile."""
 
     call: Literal["inductor"] = "inductor"
-    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+    precision: Precision = "f32"
 
 
 class Aot(CallModel):
     """A package of torch.export and AOTInductor."""
 
     call: Literal["aot"] = "aot"
-    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "f32"
+    precision: Precision = "f32"
 
 
 class TensorRt(CallModel):
     """TensorRT engines."""
 
     call: Literal["tensorrt"] = "tensorrt"
-    precision: Annotated[Literal["bf16", "f16", "f32"], Choice()] = "bf16"
+    precision: Annotated[Word, Choice()] = "bf16"
 
 
 class Mode(Model):

@@ -441,6 +441,31 @@ class OrCall:
         return core_schema.no_info_before_validator_function(either, schema)
 
 
+@dataclass(frozen=True)
+class WordOr:
+    """A bare word, the first of the field's union, or what another reader takes, the second."""
+
+    other: Reader
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        word, several = get_args(source)
+        choose, read = Choice().reader(word), self.other.reader(several)
+        schema = core_schema.tagged_union_schema(
+            {"word": handler.generate_schema(word), "several": handler.generate_schema(several)},
+            discriminator=lambda value: "word" if isinstance(value, str) else "several",
+        )
+
+        def either(given: object) -> object:
+            if not isinstance(given, Given):
+                return given
+            calls = given.path() is None and isinstance(_worth(given), CallValue | ListValue)
+            return read(given) if calls else choose(given)
+
+        return core_schema.no_info_before_validator_function(either, schema)
+
+
 SELECTOR = "selector"
 """The tag of a plain selector among calls."""
 

@@ -23,6 +23,7 @@ from .kinds import (
     Tok,
     Whole,
 )
+from .precision import TrainedPrecision
 from .reading import Amounts, Calls, Choice, Measure, Members, OneOrMore, OrCall, Problem, complain
 
 
@@ -275,7 +276,8 @@ class Stage(Model):
     """What happens to still pictures by chance, in this order, before they are resized."""
     drop_path: Annotated[tuple[Annotated[DropPath, Calls()], ...], OneOrMore()] = ()
     drop_tokens: Annotated[tuple[Annotated[DropTokens, Calls()], ...], OneOrMore()] = ()
-    precision: Annotated[Literal["bf16", "f32"], Choice()] = "bf16"
+    precision: TrainedPrecision = "bf16"
+    """What the whole model computes in, or each of its parts."""
     checkpoint: Annotated[tuple[Selected, ...], OneOrMore()] = ()
     """Whose activations are computed again in the backward pass instead of being kept."""
     cache: Annotated[tuple[Selected, ...], OneOrMore()] = ()

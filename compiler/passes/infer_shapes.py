@@ -29,7 +29,7 @@ def infer(graph: Graph) -> Graph:
     for node in graph:
         given = [_type(nodes[source]) for source in node.inputs]
         try:
-            nodes[node.name] = replace(node, type=node.op.result(*given))
+            nodes[node.name] = replace(node, type=node.result(*given))
         except MisfitError as misfit:
             giver = nodes[node.inputs[misfit.port]]
             raise RecipeError([_mismatch(node, giver, misfit)]) from misfit

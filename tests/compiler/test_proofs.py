@@ -100,6 +100,12 @@ MISTAKES = {
       add layout plain { text(t) -> loss(t im_end) }
       amend stage sft { layout = plain cache = vit }
     """,
+    "F618_missing": STAGE.format("precision = [bf16(lm), f32(vit)]"),
+    "F618_mode": "amend mode chat { target = aot(precision: [bf16(lm), f32(vit)]) }",
+    "F618_twice": STAGE.format("precision = [bf16(lm), f32(vit), bf16(vit), f32(merger)]"),
+    "F618_reaches_the_tower": STAGE.format("precision = [bf16(lm), f32(blocks.mlp)]"),
+    "F618_inside_a_part": STAGE.format("precision = [bf16(lm), f32(vit.blocks), f32(merger)]"),
+    "F618_typo": STAGE.format("precision = [bf16(lm), f32(vut), f32(merger)]"),
     "F603_kept": STAGE.format("cache = vit.blocks[7..9]"),
     "F603_recomputed": STAGE.format("checkpoint = vit.blocs"),
     "L705_stage": """

@@ -1,0 +1,50 @@
+"""What a recipe may say of the numbers that its parts compute with."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from .kinds import CallModel, Selected
+from .reading import Calls, OneOrMore, WordOr
+
+Word = Literal["bf16", "f16", "f32"]
+
+
+class Bf16(CallModel):
+    """Computes a part in bfloat16."""
+
+    call: Literal["bf16"] = "bf16"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+
+
+class F16(CallModel):
+    """Computes a part in float16."""
+
+    call: Literal["f16"] = "f16"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+
+
+class F32(CallModel):
+    """Computes a part in float32."""
+
+    call: Literal["f32"] = "f32"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+
+
+InPart = Bf16 | F16 | F32
+
+Precision = Annotated[
+    Word | Annotated[tuple[Annotated[Bf16 | F16 | F32, Calls()], ...], Field(min_length=1)],
+    WordOr(OneOrMore()),
+]
+"""One word for the whole model, or what each part computes in."""
+
+TrainedPrecision = Annotated[
+    Literal["bf16", "f32"]
+    | Annotated[tuple[Annotated[Bf16 | F32, Calls()], ...], Field(min_length=1)],
+    WordOr(OneOrMore()),
+]
+"""The same for training."""
