@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check golden fmt clean
+.PHONY: help demo test check golden fmt fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -22,6 +22,11 @@ check: .venv/installed ## lint, format, types
 
 golden: .venv/installed ## rewrite the golden files; read the diff before you keep it
 	$(BIN)/pytest --update-golden
+
+N ?= 20000
+SEED ?= 0
+fuzz: .venv/installed ## feed N=20000 generated and broken recipes in, from SEED=0 on
+	$(BIN)/python -m triptych.tests.fuzzing $(N) --seed $(SEED)
 
 fmt: .venv/installed ## format code and recipes
 	$(BIN)/ruff check --fix .

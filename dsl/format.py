@@ -31,7 +31,12 @@ def format_text(text: str, name: str = "<text>") -> str:
       }
     }
     """
-    return _Printer(parse(Source(name, text))).file()
+    return format_file(parse(Source(name, text)))
+
+
+def format_file(file: syntax.File) -> str:
+    """The canonical form of a syntax tree."""
+    return _Printer(file).file()
 
 
 class _Printer:

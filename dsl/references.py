@@ -15,7 +15,7 @@ from .recipe import Facts
 from .source import Span
 from .stages import By, LayerDecay, Lora, Lr, Stage
 from .texts import Layout, SpecialItem, SpecialToken, Tokens
-from .whole import Whole, article
+from .whole import Part, Whole, article
 
 PARTS = ("encoder", "adapter", "lm")
 """The kinds of blocks that hold parameters."""
@@ -143,9 +143,34 @@ class _References:
             for number, source in enumerate(several):
                 first = source.part if isinstance(source, Selector) else source
                 span = self._span(f"{name}.{setting}", number)
-                self._look_up("N204", first, PARTS, "a part of the model", span)
+                is_there = self._look_up("N204", first, PARTS, "a part of the model", span)
+                if is_there and setting == "from":
+                    self._writer(str(source), self._whole.parts[first], span)
         layout = _if_good(model, "layout", None)
         self.layouts_at(f"{name}.layout", [layout] if layout else ())
+
+    def _writer(self, source: str, part: Part, span: Span) -> None:
+        """What writes the answers of a mode is a text behind the queries of a decoder."""
+        writers = [
+            f"{other.name}.caption"
+            for other in self._whole.parts.values()
+            if other.kind == "adapter" and other.type == "QueryDecoder"
+        ]
+        if source in writers:
+            return
+        self._findings.add(
+            Diagnostic(
+                "N215",
+                f"`{source}` writes no answers",
+                (
+                    Label(span, "this takes the `caption` of a `QueryDecoder`"),
+                    Label(part.header, "declared here", False),
+                ),
+                fix=Fix(f"write {listing(writers, last='or')}")
+                if writers
+                else Fix("leave it out: the language model answers"),
+            )
+        )
 
     def layouts_at(self, path: str, names: Iterable[str]) -> None:
         """Layouts are there."""

@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "unknown_feed": ("N204", "amend adapter merger { in = vitt }"),
     "dropped_feed": ("N204", "drop input image"),
     "wrong_feed": ("N215", "amend encoder vit { in = lm }"),
+    "no_writer": ("N215", "amend mode tell { from = vit.blocks[0..1] }"),
     "unknown_loss": ("N204", "amend stage first { loss = [lm, itc] }"),
     "unknown_pad": ("N204", "amend tokens { pad = ned }"),
     "unknown_objective_part": (
