@@ -25,6 +25,7 @@ Examples:
   triptych check qwen2_vl_7b --set lm.depth=2  as if the recipe said so
   triptych check --all                         every recipe that ships
   triptych check my_model.vlm --diff           what --fix would change
+  triptych check qwen2_vl_2b --weights DIR     and whether a checkpoint fits its map
   triptych check *.vlm --format sarif          for a code-scanning service
 """
 
@@ -50,6 +51,12 @@ class Checked:
     show_default=True,
     help="How findings are printed.",
 )
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="A .safetensors file, or a folder of them, whose names and shapes have to fit the map.",
+)
 @click.option("--fix", is_flag=True, help="Make the safe fixes, each shown as a diff.")
 @click.option("--unsafe-fixes", "unsafe", is_flag=True, help="Make all fixes.")
 @click.option("--diff", "only_show", is_flag=True, help="Show what would be fixed; write nothing.")
@@ -60,6 +67,7 @@ def check_command(
     shipped: bool,
     amend: Sequence[str],
     form: str,
+    weights: Path | None,
     fix: bool,
     unsafe: bool,
     only_show: bool,
@@ -77,7 +85,7 @@ def check_command(
     if not recipes and not shipped:
         raise click.UsageError("Name a recipe, or say --all.")
     names = [*recipes, *(shipped_recipes() if shipped else ())]
-    look = partial(_look, names, amend)
+    look = partial(_look, names, amend, weights)
     if fix or unsafe or only_show:
         _mend(look, unsafe, only_show, err=form != "text")
     checked = look({})
@@ -85,24 +93,39 @@ def check_command(
     context.exit(1 if any(one.recipe is None for one in checked) else 0)
 
 
-def _look(names: Sequence[str], amend: Sequence[str], unsaved: Mapping[Path, str]) -> list[Checked]:
+def _look(
+    names: Sequence[str],
+    amend: Sequence[str],
+    weights: Path | None,
+    unsaved: Mapping[Path, str],
+) -> list[Checked]:
     """What comes of each recipe that the names and files stand for; `unsaved` as for a shelf."""
-    return [one for name in names for one in _checked(name, amend, Shelf(unsaved))]
+    return [one for name in names for one in _checked(name, amend, weights, Shelf(unsaved))]
 
 
-def _checked(name: str, amend: Sequence[str], shelf: Shelf) -> Iterator[Checked]:
+def _checked(
+    name: str, amend: Sequence[str], weights: Path | None, shelf: Shelf
+) -> Iterator[Checked]:
     from ..compiler.pipeline import prove
 
     try:
         inside = recipes_of(name, shelf)
         if inside != [name]:
             for recipe in inside:
-                yield from _checked(recipe, amend, shelf)
+                yield from _checked(recipe, amend, weights, shelf)
             return
         read = load_recipe(name, amend=amend, shelf=shelf)
-        yield Checked(name, read, prove(read))
+        found = (*prove(read), *(_unfit(read, weights) if weights else ()))
+        good = all(one.severity == "warning" for one in found)
+        yield Checked(name, read if good else None, found)
     except RecipeError as error:
         yield Checked(name, None, error.diagnostics)
+
+
+def _unfit(recipe: Recipe, weights: Path) -> Sequence[Diagnostic]:
+    from ..backends.headers import prove_checkpoint
+
+    return prove_checkpoint(recipe, weights)
 
 
 def _found(checked: Sequence[Checked]) -> list[Diagnostic]:
