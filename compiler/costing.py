@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from ..dsl.precision import InPart, Word
 from . import ops
+from .costs.kernels import ITEMS
 from .costs.module import Module
 from .costs.table import ROWS
 from .costs.tape import Tape, Value
 from .costs.towers import Lengths
 from .graph import Graph, Node
+from .precision import coarsest
 from .types import DType, evaluate
 
-ITEMS: Mapping[str, int] = {"f32": 4, "bf16": 2, "f16": 2}
-"""Bytes of a number of each precision."""
+Said: TypeAlias = Word | Sequence[InPart]
+"""What a stage or a mode says of its precision."""
 
 SCORES = (ops.Head, ops.CrossEntropy, ops.Contrast, ops.RegionWords, ops.Similarities)
 """Operations whose values are as wide as a vocabulary or a batch: told apart in memory."""
@@ -28,16 +32,11 @@ class Shapes:
     segments: Mapping[str, Sequence[int]]
 
 
-def items_of(precision: str) -> Mapping[DType, int]:
-    """Bytes of a number by what the graph calls it."""
-    return {"float": ITEMS[precision], "f32": 4, "i64": 8}
-
-
 def feed(
-    tape: Tape, graph: Graph, shapes: Shapes, precision: str, given: Collection[str] = ()
+    tape: Tape, graph: Graph, shapes: Shapes, said: Said, given: Collection[str] = ()
 ) -> dict[str, Value]:
     """The tensors that the host gives to a method, by name, but for those that are `given`."""
-    items = items_of(precision)
+    items: Mapping[DType, int] = {**ITEMS, "float": ITEMS[coarsest(said)], "i64": 8}
     made: dict[str, Value] = {}
     for node in graph:
         if not isinstance(node.op, ops.Input | ops.Cache) or node.name in given:
@@ -53,12 +52,15 @@ def run(
     tape: Tape,
     graph: Graph,
     parameters: Mapping[str, Value],
-    again: frozenset[str],
+    again: Collection[str],
     inputs: Mapping[str, Value],
     shapes: Shapes,
 ) -> dict[str, Value]:
-    """The outputs of a method, its work and memory on the tape."""
-    root = Module(tape, parameters, again)
+    """The outputs of a method, its work and memory on the tape.
+
+    `again` names the parameters whose blocks are computed twice instead of being kept.
+    """
+    root = Module(tape, parameters, _prefixes(again))
     values: dict[str, Value] = {}
     for node in graph:
         if isinstance(node.op, ops.Input | ops.Cache):
@@ -72,6 +74,18 @@ def run(
                 node.op, root.under(node.module), *[values[name] for name in node.inputs], **options
             )
     return {name: values[node] for name, node in graph.outputs.items()}
+
+
+def _prefixes(names: Iterable[str]) -> frozenset[str]:
+    """All that stands before a dot in these names: `lm.blocks.0.` of `lm.blocks.0.norm1.weight`."""
+    found = set[str]()
+    for name in names:
+        prefix = name
+        while prefix := prefix.rpartition(".")[0]:
+            if f"{prefix}." in found:
+                break
+            found.add(f"{prefix}.")
+    return frozenset(found)
 
 
 def _options(node: Node, shapes: Shapes) -> dict[str, Lengths]:

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .costing import ITEMS, Shapes, feed, run
-from .costs.tape import Phase, Tape, Value
+from .costing import Said, Shapes, feed, run
+from .costs.kernels import ITEMS
+from .costs.tape import Phase, Tape, Value, contiguous
 from .graph import Program
 from .plan import StagePlan
+from .precision import of_part
 
 WIDE = 4
 """Bytes of a number of masters, moments and summed gradients: all are float32."""
@@ -66,17 +68,28 @@ class Measure:
 
 def held(program: Program, stage: StagePlan, workers: int = 1) -> Held:
     """What the trainer keeps for a stage."""
-    item = ITEMS[stage.settings.precision]
+    said = stage.settings.precision
     trained = sum(param.count for param in stage.trained.values())
-    every = sum(param.count for param in program.parameters.values())
-    narrow = item < WIDE
+    weights = masters = beside = 0
+    for name, param in program.parameters.items():
+        item = item_of(said, name)
+        weights += item * param.count
+        if item < WIDE and name in stage.trained:
+            masters += WIDE * param.count
+        elif item < WIDE:
+            beside += WIDE * param.count
     return Held(
-        weights=item * every,
-        masters=WIDE * trained if narrow else 0,
+        weights=weights,
+        masters=masters,
         moments=2 * WIDE * trained + WIDE * len(stage.trained),
         sums=WIDE * trained * workers,
-        beside=WIDE * (every - trained) if narrow else 0,
+        beside=beside,
     )
+
+
+def item_of(said: Said, name: str) -> int:
+    """Bytes of a number of a parameter."""
+    return ITEMS[of_part(said, name.partition(".")[0])]
 
 
 def training_step(
@@ -91,13 +104,12 @@ def training_step(
 
     `keep` is as for `Tape.backward`; `again` names what is recomputed, if not what the stage says.
     """
-    precision = stage.settings.precision
+    said = stage.settings.precision
     again = stage.recomputed if again is None else again
     tape = Tape()
-    live = _weights(tape, program, precision)
+    live = _weights(tape, program, said)
     live |= {name: tape.leaf(name, live[name]) for name in stage.trained}
     live |= {name: live[tied] for name, tied in program.ties.items()}
-    before = tape.live
     once: Counter[str] = Counter()
     inputs: dict[str, Value] = {}
     made: dict[str, Value] = {}
@@ -106,59 +118,57 @@ def training_step(
     for name, graph in graphs:
         kept = name.startswith(FEATURES)
         if kept:
-            once.update(_first_time(program, name, shapes, precision))
-            inputs |= _handed_on(tape, program, name, shapes, precision)
+            once.update(_first_time(program, name, shapes, said))
+            inputs |= _handed_on(tape, program, name, shapes, said)
         else:
-            inputs |= feed(tape, graph, shapes, precision, {*inputs, *handed})
+            inputs |= feed(tape, graph, shapes, said, {*inputs, *handed})
     for name, graph in graphs:
         if name != "step" and not name.startswith(FEATURES):
             made |= run(tape, graph, live, again, {**inputs, **made}, shapes)
     tape.recording = True
     outputs = run(tape, program.methods["step"], live, again, {**inputs, **made}, shapes)
     tape.backward(outputs["loss"], keep=keep)
-    at_peak = {what: n for what, n in tape.peak_by_purpose().items() if n and what != "weights"}
-    return Measure(dict(tape.flops), once, tape.peak - before, at_peak)
+    at_peak = {what: n for what, n in tape.peak_by_purpose().items() if n}
+    return Measure(dict(tape.flops), once, tape.peak, at_peak)
 
 
-def answering(program: Program, method: str, shapes: Shapes, precision: str) -> Measure:
+def answering(program: Program, method: str, shapes: Shapes, said: Said) -> Measure:
     """One call of a method of a mode, its caches counted in."""
     tape = Tape()
-    live = _weights(tape, program, precision)
+    live = _weights(tape, program, said)
     live |= {name: live[tied] for name, tied in program.ties.items()}
-    before = tape.live
     graph = program.methods[method]
-    inputs = feed(tape, graph, shapes, precision)
-    outputs = run(tape, graph, live, frozenset(), inputs, shapes)
+    inputs = feed(tape, graph, shapes, said)
+    outputs = run(tape, graph, live, (), inputs, shapes)
     del outputs
-    at_peak = {what: n for what, n in tape.peak_by_purpose().items() if n and what != "weights"}
-    return Measure(dict(tape.flops), {}, tape.peak - before, at_peak)
+    at_peak = {what: n for what, n in tape.peak_by_purpose().items() if n}
+    return Measure(dict(tape.flops), {}, tape.peak, at_peak)
 
 
-def _weights(tape: Tape, program: Program, precision: str) -> dict[str, Value]:
-    with tape.purposed("weights"):
-        return {
-            name: tape.new(param.shape, ITEMS[precision])
-            for name, param in program.parameters.items()
-        }
+def _weights(tape: Tape, program: Program, said: Said) -> dict[str, Value]:
+    """The parameters, whose memory `held` counts."""
+    elsewhere = tape.new((0,), 0).buffer
+    return {
+        name: Value(param.shape, contiguous(param.shape), item_of(said, name), elsewhere)
+        for name, param in program.parameters.items()
+    }
 
 
-def _first_time(program: Program, method: str, shapes: Shapes, precision: str) -> Mapping[str, int]:
+def _first_time(program: Program, method: str, shapes: Shapes, said: Said) -> Mapping[str, int]:
     """The operations of a method whose values are then kept, by part."""
     found: Counter[str] = Counter()
-    for (part, _), flops in answering(program, method, shapes, precision).flops.items():
+    for (part, _), flops in answering(program, method, shapes, said).flops.items():
         found[part] += flops
     return found
 
 
 def _handed_on(
-    tape: Tape, program: Program, method: str, shapes: Shapes, precision: str
+    tape: Tape, program: Program, method: str, shapes: Shapes, said: Said
 ) -> dict[str, Value]:
     """What a method yields, read from disk."""
     graph = program.methods[method]
     scratch = Tape()
-    live = _weights(scratch, program, precision)
-    outputs = run(
-        scratch, graph, live, frozenset(), feed(scratch, graph, shapes, precision), shapes
-    )
+    live = _weights(scratch, program, said)
+    outputs = run(scratch, graph, live, frozenset(), feed(scratch, graph, shapes, said), shapes)
     with tape.purposed("inputs"):
         return {name: tape.new(value.sizes, value.item) for name, value in outputs.items()}

@@ -77,10 +77,11 @@ def qformer(op: ops.QFormer, module: Module, pictures: Value) -> Value:
     """Queries through blocks in which they look at pictures."""
     query = module.norm("norm.", module["query"])
     x = expand(query, (pictures.sizes[0], *query.sizes[1:]))
-    for index in range(op.depth):
-        own = module.under("blocks").under(index)
-        x = own.through(_qformer_block, own, op, x, pictures)
-    return x
+
+    def block(module: Module, index: int, x: Value) -> Value:
+        return _qformer_block(module, op, x, pictures)
+
+    return module.under("blocks").stacked(range(op.depth), block, x)
 
 
 def _qformer_block(module: Module, op: ops.QFormer, x: Value, pictures: Value) -> Value:

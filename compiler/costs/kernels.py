@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from math import prod
 from typing import Literal
 
@@ -11,6 +12,8 @@ from .views import expand, flatten, narrow, ordered, reshape, transpose, unbind
 
 F32 = 4
 I64 = 8
+ITEMS: Mapping[str, int] = {"f32": F32, "bf16": 2, "f16": 2}
+"""Bytes of a number, by the names that recipes use."""
 
 
 def matmul(one: Value, other: Value) -> Value:
@@ -366,17 +369,26 @@ def _like(*values: Value | None, item: int | None = None) -> Value:
     memory of the first that has all sizes.
     """
     given = [x for x in values if x is not None]
-    rank = max(len(x.sizes) for x in given)
-    shapes = [(1,) * (rank - len(x.sizes)) + x.sizes for x in given]
+    first = given[0]
+    if len(given) == 1:
+        sizes, strides = _laid_out(((first.sizes, first.strides),))
+        return first.tape.new(sizes, item or first.item, strides)
+    sizes, strides = _laid_out(tuple((x.sizes, x.strides) for x in given))
+    return first.tape.new(sizes, item or max(x.item for x in given), strides)
+
+
+@cache
+def _laid_out(given: tuple[tuple[Sizes, Sizes], ...]) -> tuple[Sizes, Sizes]:
+    """Sizes and strides of what tensors of these sizes and strides are brought together to."""
+    rank = max(len(sizes) for sizes, _ in given)
+    shapes = [(1,) * (rank - len(sizes)) + sizes for sizes, _ in given]
     sizes = tuple(max(column) for column in zip(*shapes, strict=True))
-    whole = next((x for x in given if x.sizes == sizes), None)
-    item = item or max(x.item for x in given)
-    tape = given[0].tape
-    if whole is None or whole.is_contiguous:
-        return tape.new(sizes, item)
-    order = sorted(range(rank), key=lambda dim: (-whole.strides[dim], dim))
+    whole = next((strides for shape, strides in given if shape == sizes), None)
+    if whole is None:
+        return sizes, contiguous(sizes)
+    order = sorted(range(rank), key=lambda dim: (-whole[dim], dim))
     inside = contiguous(tuple(sizes[dim] for dim in order))
     strides = [0] * rank
     for dim, stride in zip(order, inside, strict=True):
         strides[dim] = stride
-    return tape.new(sizes, item, tuple(strides))
+    return sizes, tuple(strides)

@@ -44,10 +44,11 @@ def decoder_blocks(op: ops.DecoderBlocks, module: Module, x: Value, *rest: Value
         cache, *scaled = others[2:]
         scale = scaled[0] if scaled else None
     mask = seen(x, cache)
-    for index in range(op.depth):
-        own = module.under(index)
-        x = own.through(decoder_block, own, op, x, cos, sin, mask, cache, scale)
-    return x
+
+    def block(module: Module, index: int, x: Value) -> Value:
+        return decoder_block(module, op, x, cos, sin, mask, cache, scale)
+
+    return module.stacked(range(op.depth), block, x)
 
 
 def seen(x: Value, cache: Value | None, batch: int | None = None) -> Value:
@@ -130,9 +131,11 @@ def query_blocks(op: ops.QueryBlocks, module: Module, *values: Value) -> Value:
         case "go_on":
             x, cos, sin, _, _, cache = values
             mask = seen(x, cache)
-            for index in range(op.depth):
-                x = decoder_block(module.under(index), op, x, cos, sin, mask, cache)
-            return x
+
+            def block(module: Module, index: int, x: Value) -> Value:
+                return decoder_block(module, op, x, cos, sin, mask, cache)
+
+            return module.stacked(range(op.depth), block, x)
 
 
 def _joined(query: Value, text: Value) -> Value:
@@ -157,9 +160,11 @@ def _begin(
     places = expand(reshape(place, (batch, queries, 1)), (batch, queries, width))
     x = scatter(x, places, expand(query, (batch, queries, width)))
     mask = seen(x, cache)
-    for index in range(op.depth):
-        x = _query_block(module.under(index), op, x, cos, sin, mask, cache, looked, None, place)
-    return x
+
+    def block(module: Module, index: int, x: Value) -> Value:
+        return _query_block(module, op, x, cos, sin, mask, cache, looked, None, place)
+
+    return module.stacked(range(op.depth), block, x)
 
 
 def _run(
@@ -176,11 +181,11 @@ def _run(
     tape = x.tape
     cos, sin = tape.new((1, length, op.head_dim), F32), tape.new((1, length, op.head_dim), F32)
     place = expand(reshape(tape.new((queries,), I64), (1, queries)), (batch, queries))
-    for index in range(op.depth):
-        own = module.under(index)
-        rest = (cos, sin, mask, None, pictures, which, place)
-        x = own.through(_query_block, own, op, x, *rest)
-    return x
+
+    def block(module: Module, index: int, x: Value) -> Value:
+        return _query_block(module, op, x, cos, sin, mask, None, pictures, which, place)
+
+    return module.stacked(range(op.depth), block, x)
 
 
 def _query_block(

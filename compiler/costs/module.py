@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ from .views import (
 class Module:
     """Parameters by full name, of which those that begin with `prefix` are this module's.
 
-    `again` names those whose blocks keep nothing for the backward pass but their inputs.
+    `again` holds the prefixes of blocks that keep nothing for the backward pass but their inputs.
     """
 
     tape: Tape
@@ -57,9 +57,45 @@ class Module:
 
     def through(self, run: Callable[..., Value], *inputs: Any) -> Value:
         """What this block yields, computed again on the way back where the stage says so."""
-        if any(name.startswith(self.prefix) for name in self.again):
+        if self.prefix in self.again:
             return self.tape.checkpointed(lambda: run(*inputs))
         return run(*inputs)
+
+    def stacked(
+        self, indices: Iterable[int], block: Callable[[Module, int, Value], Value], x: Value
+    ) -> Value:
+        """What blocks make of `x`, one after another; of many that repeat three are run."""
+        places, kinds = list(indices), self._kinds()
+        while places:
+            unit, times = _repeated([kinds[index] for index in places])
+            now, places = places[: unit * times], places[unit * times :]
+            for index in now[:unit]:
+                x = self._block(block, index, x)
+            if times > 3:
+                since = self.tape.mark()
+                for index in now[unit : 2 * unit]:
+                    x = self._block(block, index, x)
+                self.tape.repeat(since, times - 2)
+                now = now[: 2 * unit] + now[-unit:]
+            for index in now[unit if times <= 3 else 2 * unit :]:
+                x = self._block(block, index, x)
+        return x
+
+    def _block(self, block: Callable[[Module, int, Value], Value], index: int, x: Value) -> Value:
+        own = self.under(index)
+        return own.through(block, own, index, x)
+
+    def _kinds(self) -> dict[int, Hashable]:
+        """What tells blocks apart: their parameters, which of them learn, what they keep."""
+        found: dict[int, list[Hashable]] = {}
+        for name, value in self.parameters.items():
+            if name.startswith(self.prefix):
+                number, _, rest = name.removeprefix(self.prefix).partition(".")
+                found.setdefault(int(number), []).append((rest, value.sizes, value.wants))
+        return {
+            index: (f"{self.prefix}{index}." in self.again, *parameters)
+            for index, parameters in found.items()
+        }
 
     def linear(self, name: str, x: Value) -> Value:
         """A linear layer, and the low-rank change beside it if it has one."""
@@ -87,6 +123,21 @@ class Module:
         """down(act(gate(x)) * up(x))."""
         gate = activated(self.linear("gate", x), act)
         return self.linear("down", multiply(gate, self.linear("up", x)))
+
+
+def _repeated(kinds: Sequence[Hashable]) -> tuple[int, int]:
+    """How many blocks make up what repeats at the start of a list, and how often it does.
+
+    >>> _repeated("aaaa"), _repeated("abababababc"), _repeated("abc")
+    ((1, 4), (2, 5), (1, 1))
+    """
+    for unit in (1, 2, 3):
+        times = 1
+        while kinds[times * unit : (times + 1) * unit] == kinds[:unit]:
+            times += 1
+        if times > 3:
+            return unit, times
+    return 1, 1
 
 
 def activated(x: Value, act: str) -> Value:

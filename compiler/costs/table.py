@@ -8,6 +8,7 @@ from types import MappingProxyType
 from .. import ops
 from . import adapters, language, losses, towers
 from .kernels import (
+    ITEMS,
     cast,
     cat,
     gather,
@@ -53,6 +54,7 @@ def _take_last(op: ops.TakeLast, module: Module, x: Value, *place: Value) -> Val
 
 ROWS: Mapping[type[ops.Operation], Row] = MappingProxyType(
     {
+        ops.Cast: lambda op, module, x: cast(x, ITEMS[op.to]),
         ops.PatchEmbed: towers.patch_embed,
         ops.Positions: towers.positions,
         ops.MapPositions: towers.map_positions,

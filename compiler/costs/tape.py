@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import Literal, TypeAlias
 
@@ -71,12 +72,7 @@ class Value:
     @property
     def is_contiguous(self) -> bool:
         """Whether its numbers lie one after another."""
-        step = 1
-        for size, stride in zip(reversed(self.sizes), reversed(self.strides), strict=True):
-            if size != 1 and stride != step:
-                return False
-            step *= size
-        return True
+        return _in_order(self.sizes, self.strides)
 
     def alone(self) -> Value:
         """The same memory, without what made it."""
@@ -132,6 +128,26 @@ class Frame:
     begun: bool = False
 
 
+@dataclass(slots=True)
+class Mark:
+    """Where a tape stands: the last operation, the memory by purpose, the work so far."""
+
+    order: int
+    live: int
+    by: Counter[str]
+    flops: Counter[tuple[str, Phase]]
+
+
+@dataclass(slots=True)
+class Repeat:
+    """A block that stands for `times` equal ones that follow one another."""
+
+    first: int
+    last: int
+    times: int
+    begun: Mark | None = None
+
+
 class Tape:
     """Counts floating-point operations, and memory while it is in use.
 
@@ -156,6 +172,8 @@ class Tape:
         self._frame: Frame | None = None
         self._again: Frame | None = None
         self._leaves: dict[int, str] = {}
+        self._repeats: list[Repeat] = []
+        self._top = 0
 
     def take(self, buffer: Buffer) -> None:
         """Count a buffer in."""
@@ -163,6 +181,7 @@ class Tape:
         self._by[buffer.purpose] += buffer.count
         if self.live > self.peak:
             self.peak, self._rising = self.live, True
+        self._top = max(self._top, self.live)
 
     def give_back(self, buffer: Buffer) -> None:
         """Count a buffer out."""
@@ -246,6 +265,50 @@ class Tape:
         self._frame = None
         return made
 
+    def mark(self) -> Mark:
+        """Where the tape stands."""
+        return Mark(self._order, self.live, Counter(self._by), Counter(self.flops))
+
+    def repeat(self, since: Mark, times: int) -> None:
+        """Let what was recorded since a mark stand for so many equal blocks, one after another.
+
+        Each adds as much memory and work, here and on the way back: so the fullest moment of all
+        of them is in the first or in the last.
+        """
+        if self._again is not None:
+            return
+        self._add(since, times - 1)
+        if self._order > since.order:
+            self._repeats.append(Repeat(since.order, self._order, times))
+
+    def _add(self, since: Mark, times: int) -> None:
+        """What has changed since a mark, so many times more."""
+        self._settle()
+        self.live += times * (self.live - since.live)
+        for what, count in self._by.items():
+            self._by[what] += times * (count - since.by[what])
+        for what, count in self.flops.items():
+            self.flops[what] += times * (count - since.flops[what])
+        if self.live > self.peak:
+            self.peak, self._rising = self.live, True
+
+    def _at(self, order: int) -> None:
+        """The way back has come to an operation: it may be in a block that stands for several."""
+        while self._repeats and order <= self._repeats[-1].last:
+            repeat = self._repeats[-1]
+            if repeat.begun is None:
+                repeat.begun, self._top = self.mark(), self.live
+            if order > repeat.first:
+                return
+            self._repeats.pop()
+            grown = (repeat.times - 1) * (self.live - repeat.begun.live)
+            top = self._top + grown
+            before = self.peak
+            self._add(repeat.begun, repeat.times - 1)
+            if top > max(before, self.peak):
+                self.peak, self._rising = top, False
+                self.at_peak = {**self._by, "gradients": self._by["gradients"] + top - self.live}
+
     def backward(self, loss: Value, *, keep: bool = True) -> None:
         """From the loss to the leaves, in the order in which autograd goes.
 
@@ -261,6 +324,7 @@ class Tape:
         while ready:
             _, key, node = heapq.heappop(ready)
             gradients = pending.pop(key)
+            self._at(node.order)
             self.part = node.part
             if node.frame is not None and not node.frame.begun:
                 self._run_again(node.frame)
@@ -287,6 +351,7 @@ class Tape:
                         heapq.heappush(ready, (-to.order, id(to), to))
                 self._gather(pending[id(to)], source.index, gradient)
                 gradient = None
+        self._at(0)
         self.gradients = {
             name: pending[key][0] for key, name in self._leaves.items() if key in pending
         }
@@ -312,7 +377,7 @@ class Tape:
         frame.begun = True
         self._again, self.phase, self.recording = frame, "again", True
         assert frame.run
-        with self.purposed(self.part), suppress(EnoughError):
+        with self.purposed("activations"), suppress(EnoughError):
             frame.run()
         self._again, self.phase, self.recording = None, "backward", False
         # What holds the frame is held by it: let go.
@@ -324,6 +389,7 @@ class Tape:
             self.at_peak, self._rising = dict(self._by), False
 
 
+@cache
 def contiguous(sizes: Sizes) -> Sizes:
     """The strides of a tensor whose numbers lie one after another."""
     strides, step = [], 1
@@ -331,3 +397,13 @@ def contiguous(sizes: Sizes) -> Sizes:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+@cache
+def _in_order(sizes: Sizes, strides: Sizes) -> bool:
+    step = 1
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True

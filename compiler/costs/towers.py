@@ -107,15 +107,19 @@ def run_blocks(
     *rest: Value,
 ) -> Value:
     """One block after another; with taps, what each of those yields, stacked."""
-    tapped: dict[int, Value] = {}
-    for index in range(*(op.span or (op.depth,))):
-        own = module.under(index)
-        x = own.through(block, own, index, x, *rest)
-        if index in op.taps:
-            tapped[index] = x
-        if len(tapped) == len(op.taps) > 0:
-            break
-    return stack([tapped[index] for index in op.taps]) if op.taps else x
+
+    def one(module: Module, index: int, x: Value) -> Value:
+        return block(module, index, x, *rest)
+
+    first, behind = op.span or (0, op.depth)
+    if not op.taps:
+        return module.stacked(range(first, behind), one, x)
+    tapped = []
+    for tap in sorted(op.taps):
+        x = module.stacked(range(first, tap + 1), one, x)
+        tapped.append(x)
+        first = tap + 1
+    return stack([tapped[sorted(op.taps).index(tap)] for tap in op.taps])
 
 
 def _residual(x: Value, branch: Value, scale: Value | None, kept: Value | None) -> Value:

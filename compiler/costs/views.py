@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
 from .tape import Sizes, Source, Value, contiguous
@@ -129,6 +130,7 @@ def ordered(x: Value) -> Value:
     return x if x.is_contiguous else copied(x)
 
 
+@cache
 def _restrided(sizes: Sizes, strides: Sizes, wanted: Sizes) -> Sizes | None:
     """The strides that show the same memory in other sizes; None where there are none."""
     if prod(sizes) == 0:
