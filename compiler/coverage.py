@@ -276,8 +276,12 @@ def _shared(recipe: Recipe, claim: _Claim, head: str) -> Diagnostic:
             (claim.path, f"{_verb(claim)} the head alone"),
             (f"{part}.tied", "the head and the embedding are one matrix"),
         ),
-        "tied weights are trained together or frozen together",
-        Fix(f"write `{part}.embed`, which is the matrix of both"),
+        _MERGED if claim.adapts else "tied weights are trained together or frozen together",
+        Fix(
+            "leave the head out"
+            if claim.adapts
+            else f"write `{part}.embed`, which is the matrix of both"
+        ),
     )
 
 
@@ -347,6 +351,7 @@ def _overlap(recipe: Recipe, claim: _Claim, other: _Claim) -> Diagnostic:
     )
 
 
+_MERGED = "a low-rank change of the head would change the embedding too, once it is merged"
 _ONE_THING = "a stage does one thing with each parameter, or nobody can say what it does"
 _UNDONE = "a low-rank change is for a matrix that stays as it is; training it undoes that"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..dsl.diagnostics import Diagnostic, Findings, Fix, nearest
+from ..dsl.diagnostics import Diagnostic, Edit, Findings, Fix, nearest
 from ..dsl.published import (
     Filled,
     Form,
@@ -20,8 +20,9 @@ from ..dsl.published import (
     Transposed,
 )
 from ..dsl.recipe import Recipe
+from ..dsl.source import Span
 from .build import build
-from .ops import Init, Param
+from .ops import Head, Init, Param
 from .places import labels
 
 Shape = tuple[int, ...]
@@ -339,15 +340,38 @@ def _not_new(recipe: Recipe, rules: tuple[int, int], claimed: list[str]) -> Diag
 
 
 def _idle(recipe: Recipe, path: str, pattern: str) -> Diagnostic:
-    names = build(recipe).parameters()
-    near = nearest(pattern.rstrip(".*"), {name.rsplit(".", 1)[0] for name in names} | {*names})
+    graph = build(recipe)
+    heads = [node.name for node in graph if isinstance(node.op, Head) and node.op.tied]
+    tied = next((name for name in heads if _regex(pattern).fullmatch(f"{name}.weight")), None)
+    part = tied.partition(".")[0] if tied else ""
     return Diagnostic(
         "W807",
         f"no parameter is called `{pattern}`",
-        labels(recipe, (path, "this places nothing")),
+        labels(
+            recipe,
+            (path, "this places nothing"),
+            *([(f"{part}.tied", "the head has no matrix of its own")] if tied else []),
+        ),
         "a rule that catches nothing is a slip: what it was meant for starts some other way",
-        Fix(f'write `"{near}.*"`' if near else "name parameters as `triptych show` lists them"),
+        Fix(f"drop it: the matrix of the head is `{part}.embed.weight`")
+        if tied
+        else _meant(recipe, path, pattern, graph.parameters()),
     )
+
+
+def _meant(recipe: Recipe, path: str, pattern: str, names: Iterable[str]) -> Fix:
+    """The pattern of parameters that are there, where one is near to what was written."""
+    known = {re.sub(r"\.\d+(?=\.)", ".*", name) for name in names}
+    if pattern.endswith(".*"):
+        known = {f"{name.rpartition('.')[0]}.*" for name in known}
+    near, span = nearest(pattern, sorted(known)), recipe.span(path)
+    if near is None:
+        return Fix("name parameters as `triptych show` lists them")
+    edits = list[Edit]()
+    if span and span.text.count(f'"{pattern}"') == 1:
+        start = span.start + span.text.index(f'"{pattern}"')
+        edits = [Edit(Span(span.source, start, start + len(pattern) + 2), f'"{near}"')]
+    return Fix(f'write `"{near}"`', tuple(edits), safe=False)
 
 
 def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ...dsl.diagnostics import Diagnostic, Findings, Fix, RecipeError, listing
 from ...dsl.objectives import RegionWords
 from ...dsl.recipe import Recipe
+from ...dsl.stages import Lora
 from ..build import build, objectives
 from ..coverage import Coverage, cover, short_names, token_rates
 from ..ops import Embed
@@ -29,6 +31,39 @@ def prove_stages(recipe: Recipe, findings: Findings) -> None:
             findings.add(diagnostic)
         if not own:
             _prove_paths(recipe, name, covered, findings)
+            _prove_ranks(recipe, name, covered, findings)
+
+
+def _prove_ranks(recipe: Recipe, name: str, covered: Coverage, findings: Findings) -> None:
+    """Warn of low-rank changes with more numbers than the matrix that they change."""
+    for index, entry in enumerate(recipe.stages[name].train):
+        if not isinstance(entry, Lora):
+            continue
+        sizes = {n: covered.frozen[n].shape for n, lora in covered.adapted.items() if lora == entry}
+        matrix = min(sizes, key=lambda each: math.prod(sizes[each]) / sum(sizes[each]), default="")
+        if not matrix or entry.rank * sum(sizes[matrix]) <= math.prod(sizes[matrix]):
+            continue
+        rows, columns = sizes[matrix]
+        findings.add(
+            Diagnostic(
+                "V305",
+                f"a rank of {entry.rank:,} is not low for `{matrix}`",
+                labels(
+                    recipe,
+                    (
+                        f"{name}.train[{index}].rank",
+                        f"{entry.rank * (rows + columns):,} numbers are learnt",
+                    ),
+                    (
+                        matrix.partition(".")[0],
+                        f"the matrix has {rows:,} x {columns:,} = {rows * columns:,}",
+                    ),
+                ),
+                "a change of fewer numbers is what a low rank is for",
+                Fix(f"take a rank below {math.ceil(rows * columns / (rows + columns)):,}"),
+                "warning",
+            )
+        )
 
 
 def _prove_objectives(recipe: Recipe, findings: Findings) -> None:

@@ -216,6 +216,22 @@ def test_what_is_said_to_be_refused_is_no_mistake():
     assert not prove(load_recipe("qwen2_vl_7b"))
 
 
+WARNINGS = {
+    "L713_end": """
+      add layout plain { user(b) -> b assistant(b) -> loss(b endoftext) }
+      amend mode chat { layout = plain }
+    """,
+    "V305_rank": STAGE.format("train = lora(lm.blocks.mlp, rank: 40) freeze = [vit, merger, lm]"),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_what_may_be_meant_is_told_and_not_refused(golden, variant, name):
+    found = prove(variant(WARNINGS[name]))
+    assert [(one.code, one.severity) for one in found] == [(name.partition("_")[0], "warning")]
+    golden.check(f"proofs/{name}.txt", render(found))
+
+
 @pytest.mark.parametrize(
     "body",
     [
