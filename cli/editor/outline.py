@@ -106,7 +106,7 @@ def _foldable(file: syntax.File) -> Iterator[Span]:
 def _fold(span: Span) -> types.FoldingRange:
     end = span.source.place(max(span.start, span.end - 1)).line
     # The line of the closing bracket stays in sight.
-    return types.FoldingRange(span.place.line - 1, end - 2)
+    return types.FoldingRange(span.place.line - 1, max(0, end - 2))
 
 
 WORD_KINDS = (

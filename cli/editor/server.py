@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -126,11 +127,17 @@ class Server(LanguageServer):
 
 def make_server() -> Server:
     """A server that answers everything that it says it can."""
+    # A refused rename is an answer, not a failure to be logged with its traceback.
+    logging.getLogger("pygls.protocol.json_rpc").addFilter(_is_failure)
     server = Server()
     _listens(server)
     _answers(server)
     _changes(server)
     return server
+
+
+def _is_failure(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], JsonRpcInvalidParams))
 
 
 def _listens(server: Server) -> None:

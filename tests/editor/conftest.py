@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 BASE = (Path(__file__).parent / "base.vlm").read_text(encoding="utf-8")
-WAIT = 60
+WAIT = 30
 """Seconds until a server that says nothing has failed; no figure is asserted."""
 
 
-class RequestFailed(Exception):
+class RequestError(Exception):
     """The server refused a request, and said why."""
 
 
@@ -85,7 +85,7 @@ class Client:
         self._send({"id": number, "method": method, "params": params})
         answer = self._answers[number].get(timeout=WAIT)
         if "error" in answer:
-            raise RequestFailed(answer["error"]["message"])
+            raise RequestError(answer["error"]["message"])
         return answer["result"]
 
     def close(self) -> int:
@@ -130,8 +130,10 @@ class Text:
 
     def close(self) -> None:
         """The editor closes it, and the file goes."""
+        self.path.touch()
         self.client.tell("textDocument/didClose", {"textDocument": {"uri": self.uri}})
-        self.path.unlink(missing_ok=True)
+        self.ask("foldingRange")  # after its answer nothing more is said of the text
+        self.path.unlink()
         self.client.diagnostics.pop(self.uri, None)
 
     def swap(self, old: str, new: str) -> None:
@@ -173,11 +175,14 @@ class Text:
 
     def mistakes(self, wanted=None) -> list:
         """What the server says is wrong: once it says something, or once it says `wanted` codes."""
-        told = self.client._told(self.uri)
+        told, last = self.client._told(self.uri), None
         while True:
-            found = told.get(timeout=WAIT)
-            if wanted is None or sorted(one["code"] for one in found) == sorted(wanted):
-                return found
+            try:
+                last = told.get(timeout=WAIT)
+            except queue.Empty:
+                raise AssertionError(f"the server says {last}, not {wanted}") from None
+            if wanted is None or sorted(one["code"] for one in last) == sorted(wanted):
+                return last
 
     def hover(self) -> str:
         """What the pointer shows; empty for nothing."""
@@ -208,7 +213,7 @@ class Text:
 @pytest.fixture
 def failed():
     """What a refused request raises."""
-    return RequestFailed
+    return RequestError
 
 
 @pytest.fixture

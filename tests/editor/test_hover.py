@@ -18,7 +18,7 @@ def test_a_part_has_its_shape_tokens_parameters_and_stages(base):
 def test_a_selector_has_its_parameters(base):
     base.swap("freeze = [vit, lm]", "freeze = [vit, lm.blocks[0..1].at§tn]")
     base.swap("freeze = [vit, lm.blocks", "freeze = [vit, lm, lm.blocks")
-    # Queries and output of 256 x 256, keys and values of 256 x 128, and three biases, in two blocks.
+    # Two blocks: queries and output of 256 x 256, keys and values of 256 x 128, three biases.
     count = 2 * (2 * 256 * 256 + 2 * 256 * 128 + 256 + 2 * 128)
     assert f"{count:,} parameters" in base.move("lm.blocks[0..1].at§tn").hover()
 

@@ -38,7 +38,7 @@ def test_a_base_is_read_as_it_is_typed(editor, base):
     variant = editor.open("mine.vlm", 'recipe mine extends "base.vlm" { amend lm { heads = 3 } }')
     assert len(variant.mistakes(["S401"])) == 1
     base.swap("    width    = 256\n", "    width    = 192\n")
-    assert variant.mistakes(["S403"])
+    assert variant.mistakes(["S402"])
 
 
 def test_a_mistake_of_a_base_is_shown_in_its_file(editor):

@@ -8,7 +8,7 @@ from triptych.dsl.format import format_text
 
 WIDE = """recipe wide extends qwen2_vl_7b {
   # 😀 日本語
-  amend tokens { add special more = "😀日本" @ 151649 } amend lm { widht = 4 }
+  amend tokens { add special more = "😀日本" @ 151660 } amend lm { widht = 4 }
 }
 """
 
