@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..blocks.input.pieces import KINDS, Pieces
 from ..blocks.input.writing import vocabulary_file
 from ..dsl.recipe import Recipe
+from .pieces import KINDS, Pieces
 
 
 def pieces_of(recipe: Recipe) -> Pieces | None:

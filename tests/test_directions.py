@@ -15,8 +15,16 @@ MAY_IMPORT = {
     "dsl": ["dsl"],
     "blocks": ["blocks"],
     "recipes": ["recipes"],
-    # The compiler's arithmetic of tokens is the one the processor runs: pure Python rules.
-    "compiler": ["compiler", "dsl", "recipes", "blocks.input.sizes", "blocks.input.layout"],
+    # The compiler's arithmetic of tokens is the one the processor runs: pure Python rules. And it
+    # asks the same vocabularies.
+    "compiler": [
+        "compiler",
+        "dsl",
+        "recipes",
+        "blocks.input.sizes",
+        "blocks.input.layout",
+        "blocks.input.writing",
+    ],
     "compiler/lower.py": ["compiler", "dsl", "blocks"],
     "backends": ["backends", "compiler", "dsl", "blocks"],
     # What runs inside an artefact stands on the blocks alone.
@@ -27,7 +35,8 @@ MAY_IMPORT = {
 }
 # dsl finds the recipes that ship by name.
 MAY_IMPORT["dsl/load.py"] = ["dsl", "recipes"]
-NO_TORCH = ["dsl", "recipes", "compiler", "blocks/input/sizes.py", "blocks/input/layout.py"]
+RULES_OF_INPUT = ("sizes", "layout", "tokenizer", "writing")
+NO_TORCH = ["dsl", "recipes", "compiler", *(f"blocks/input/{name}.py" for name in RULES_OF_INPUT)]
 TORCH_ALLOWED = ["compiler/lower.py"]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ...blocks.input.pieces import PLACEHOLDER, Pieces
 from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.recipe import Recipe
+from ..pieces import PLACEHOLDER, Pieces
 from ..places import labels
 from ..vocabulary import pieces_of
 
 
 def prove_vocabulary(recipe: Recipe, findings: Findings) -> None:
-    """Gather the special tokens that the tokenizer's file knows otherwise, or as plain text.
+    """Gather special tokens that the tokenizer's file knows otherwise, and tokens without a row.
 
     Ids that the file leaves free, or keeps as placeholders, may be named by the recipe.
     """
@@ -19,10 +19,26 @@ def prove_vocabulary(recipe: Recipe, findings: Findings) -> None:
     pieces = pieces_of(recipe)
     if pieces is None:
         return
+    if recipe.lm and (beyond := pieces.piece(recipe.lm.vocab)) is not None:
+        findings.add(_too_few_rows(recipe, recipe.lm.vocab, beyond))
     for name, token in recipe.tokens.specials.items():
         found = _differs(recipe, pieces, name, token.text, token.id)
         if found:
             findings.add(found)
+
+
+def _too_few_rows(recipe: Recipe, vocab: int, beyond: str) -> Diagnostic:
+    return Diagnostic(
+        "T512",
+        "the tokenizer has tokens for which the language model has no row",
+        labels(
+            recipe,
+            ("lm.vocab", f"rows 0 to {vocab - 1:,}"),
+            ("tokens.tokenizer", f"its file goes on with {beyond!r} as {vocab}"),
+        ),
+        "the first text that is written with such a token is looked up behind the table",
+        Fix("widen `lm.vocab`, or take the tokenizer that the weights were made with"),
+    )
 
 
 def _differs(recipe: Recipe, pieces: Pieces, name: str, text: str, id: int) -> Diagnostic | None:
