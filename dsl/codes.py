@@ -90,6 +90,7 @@ CODES: dict[str, str] = {
     "T509": "a mode that admits more than any stage trains",
     "T510": "a special token that text can spell",
     "T511": "samples that are cut off behind more than a pack holds",
+    "T512": "a tokenizer with more tokens than the language model has rows",
     # F6: freezing and stages
     "F601": "a parameter that a stage neither trains nor freezes",
     "F602": "a parameter that a stage both trains and freezes",

@@ -11,6 +11,7 @@ from .kinds import Model, Selector
 from .modes import Features, Mode, Retrieval
 from .objectives import Captioning, Contrastive, Matching, RegionWords
 from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS, Decoder, Resized
+from .precision import Int8
 from .recipe import Facts
 from .source import Span
 from .stages import By, LayerDecay, Lora, Lr, Stage
@@ -56,6 +57,7 @@ def check_references(
                 checker.stage(name, model)
             case Mode() | Retrieval() | Features():
                 checker.follows(name, model)
+                checker.quantized(name, _if_good(model, "quantize", ()))
                 checker.routes(name, model)
             case Contrastive() | Matching() | Captioning():
                 checker.routes(name, model)
@@ -248,18 +250,27 @@ class _References:
             ):
                 if first != special:
                     self._twice(code, what, name, first, span)
-            if vocab is not None and token.id >= vocab:
-                self._findings.add(
-                    Diagnostic(
-                        "T501",
-                        f"the special token `{special}` lies outside the vocabulary",
-                        (
-                            Label(span, f"its id is {token.id}"),
-                            Label(self._span("lm.vocab"), f"ids end at {vocab - 1}", False),
-                        ),
-                        fix=Fix(f"give it an id below {vocab}, or widen `lm.vocab`"),
-                    )
-                )
+        outside = {n: t.id for n, t in specials.items() if vocab is not None and t.id >= vocab}
+        if vocab is not None and outside:
+            self._outside(name, outside, vocab)
+
+    def _outside(self, name: str, outside: Mapping[str, int], vocab: int) -> None:
+        """Ids for which the language model has no row, told once."""
+        last = max(outside, key=lambda special: outside[special])
+        those = f"the special token `{last}` lies"
+        if outside.keys() != {last}:
+            those = f"{len(outside)} special tokens lie"
+        self._findings.add(
+            Diagnostic(
+                "T501",
+                f"{those} outside the vocabulary",
+                (
+                    Label(self._span(f"{name}.{last}"), f"its id is {outside[last]}"),
+                    Label(self._span("lm.vocab"), f"ids end at {vocab - 1}", False),
+                ),
+                fix=Fix(f"take ids below {vocab}, or write `vocab = {outside[last] + 1}` or more"),
+            )
+        )
 
     def _twice(self, code: str, what: str, name: str, first: str, span: Span) -> None:
         self._findings.add(
@@ -313,6 +324,11 @@ class _References:
         after = _if_good(model, "after", None)
         if after is not None:
             self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
+
+    def quantized(self, name: str, entries: Iterable[Int8]) -> None:
+        """What a mode keeps in fewer bits belongs to parts that are there."""
+        for number, entry in enumerate(entries):
+            self._selector(entry.target, self._span(f"{name}.quantize", number))
 
     def stage_layouts(self, name: str, layouts: tuple[str, ...] | By) -> None:
         """The layouts of a stage are there, for each kind of data where it says so."""
