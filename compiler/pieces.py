@@ -69,8 +69,8 @@ class JsonPieces:
         added: list[dict[str, Any]] = []
         if start:
             added, _ = json.JSONDecoder().raw_decode(self._text, start.end())
-        self._ids = {token["content"]: token["id"] for token in added}
-        self._added = {token["id"]: token["content"] for token in added}
+        self._ids: dict[str, int] = {token["content"]: token["id"] for token in added}
+        self._added: dict[int, str] = {token["id"]: token["content"] for token in added}
         found = re.search(r'"vocab"\s*:\s*\{', self._text)
         self._vocab = found.end() if found else len(self._text)
 

@@ -159,6 +159,7 @@ def test_the_shortest_clip_that_fails_is_the_shortest():
     recipe = changed("qwen2_vl_7b", "amend input video { drop overlong }")
     cost, limits = item_cost(recipe, recipe.layouts["chatml"], "video"), domain(recipe)
     frames = limits["video.frames"]
+    assert frames.most is not None
     every = range(frames.least, frames.most + 1, frames.step)
     size = {"video.width": 1280, "video.height": 720}
     failing = [n for n in every if evaluate(cost.places, size | {"video.frames": n}) > 32768]
@@ -174,6 +175,7 @@ def test_a_vocabulary_is_asked_in_a_blink(name):
     pieces = pieces_of(recipe)
     if pieces is None:
         pytest.skip("its vocabulary does not ship")
+    assert recipe.tokens
     for token in recipe.tokens.specials.values():
         assert pieces.id_of(token.text) in (None, token.id)
         assert not pieces.is_text(token.id)
@@ -204,7 +206,9 @@ def test_a_tokenizer_beside_the_recipe_is_read(tmp_path):
 def test_a_tokenizer_in_the_cache_of_the_hub_is_read(tmp_path, monkeypatch):
     snapshot = tmp_path / "hub/models--deepseek-ai--deepseek-vl-1.3b-chat/snapshots/0"
     snapshot.mkdir(parents=True)
-    special = next(iter(load_recipe("deepseek_vl_1_3b").tokens.specials.values()))
+    tokens = load_recipe("deepseek_vl_1_3b").tokens
+    assert tokens
+    special = next(iter(tokens.specials.values()))
     vocabulary = {"added_tokens": [{"content": special.text, "id": special.id + 1}], "model": {}}
     (snapshot / "tokenizer.json").write_text(json.dumps(vocabulary))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
