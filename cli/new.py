@@ -3,132 +3,87 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from ..dsl.load import SUFFIX, write_text
+from ..dsl.diagnostics import RecipeError
+from ..dsl.load import SUFFIX, load_text, read_text, write_text
+from .choices import SIZES, chosen, completed, table_of_choices
+from .output import table
+from .template import TEMPLATE
 
 EXAMPLES = """\b
 Examples:
-  triptych new my_model                writes my_model.vlm
+  triptych new my_model                writes my_model.vlm: a small model of the Qwen2-VL family
   triptych new my_model models/a.vlm   writes models/a.vlm
+  triptych new --list                  the towers, adapters and language models to choose from
+  triptych new mine --encoder qwen_vl_7b.vit --adapter minigpt4_7b.qformer --lm deepseek_vl_1_3b.lm
+  triptych new mine --lm deepseek_vl_7b --size tiny   all of one system, in sizes that run anywhere
+  triptych new mine --from recipe.json                from JSON as `triptych schema` describes it
 """
 
-TEMPLATE = """\
-# NAME: say in a sentence what this model is for. `triptych list` and readers start here.
-recipe NAME {
-  language = 1
 
-  # The vocabulary, and the tokens that no text can spell.
-  tokens {
-    tokenizer = tiktoken("qwen")
-    special endoftext    = "<|endoftext|>"    @ 151643
-    special im_start     = "<|im_start|>"     @ 151644
-    special im_end       = "<|im_end|>"       @ 151645
-    special vision_start = "<|vision_start|>" @ 151652
-    special vision_end   = "<|vision_end|>"   @ 151653
-    special image_pad    = "<|image_pad|>"    @ 151655
-    pad = endoftext
-  }
-
-  # Pictures keep their shape; a budget of tokens bounds their size.
-  input image {
-    aspect    = ..200
-    resize    = native(multiple: 2 * vit.patch, budget: 4tok..256tok)
-    normalize = clip()
-  }
-
-  # Every setting may refer to others: `4 * vit.width` follows when a variant changes the width.
-  encoder vit : ViT {
-    in    = image
-    patch = 14px
-    depth = 4
-    width = 256
-    heads = 4
-    ffn   = 4 * vit.width
-    act   = quick_gelu
-    norm  = layernorm(eps: 1e-6)
-    pos   = rope2d(theta: 1e4)
-  }
-
-  adapter merger : MergeMLP {
-    in     = vit
-    window = 2x2
-    norm   = layernorm(eps: 1e-6)
-    hidden = 4 * vit.width
-    out    = lm.width
-    act    = gelu
-  }
-
-  lm : Decoder {
-    in       = merger
-    depth    = 4
-    width    = 256
-    heads    = 4
-    kv_heads = 2
-    ffn      = 768
-    vocab    = 151936
-    act      = silu
-    norm     = rmsnorm(eps: 1e-6)
-    qkv_bias = true
-    tied     = true
-    pos      = mrope([8, 12, 12], theta: 1e6)
-    context  = 2048tok
-  }
-
-  # One expression says what is written around content, and what is supervised: `loss(...)`.
-  layout chatml {
-    system = "You are a helpful assistant."
-    image(x)     -> vision_start image_pad * x.tokens vision_end
-    system(b)    -> im_start "system\\n" b im_end "\\n"
-    user(b)      -> im_start "user\\n" b im_end "\\n"
-    assistant(b) -> im_start "assistant\\n" loss(b im_end) "\\n"
-  }
-
-  # A stage names every parameter: it is trained or frozen, never forgotten.
-  stage align {
-    train    = [merger]
-    freeze   = [vit, lm]
-    layout   = chatml
-    data     = mix(chat: 1)
-    stop     = 1000steps
-    batch    = 16seq
-    optim    = adamw(lr: 1e-3, betas: [0.9, 0.95], clip: 1.0)
-    schedule = cosine(warmup: 50steps)
-  }
-
-  stage all {
-    after    = align
-    train    = [vit, merger, lm]
-    layout   = chatml
-    data     = mix(chat: 1)
-    stop     = 2000steps
-    batch    = 16seq
-    optim    = adamw(lr: 2e-4, betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0)
-    schedule = cosine(warmup: 100steps, min: 2e-5)
-  }
-
-  mode chat {
-    layout = chatml
-    batch  = 1..4
-    prompt = ..1536tok
-    new    = 256tok
-    target = aot(precision: f32)
-  }
-
-  assert chatml.worst(images: 1) <= lm.context
-}
-"""
+def _list(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        table(table_of_choices(), ("option", "part", "what it is"))
+        context.exit()
 
 
 @click.command("new", epilog=EXAMPLES)
 @click.argument("name")
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
-def new_command(name: str, file: Path | None) -> None:
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="RECIPE.PART",
+    help="What sees. Repeatable, for adapters that join several towers.",
+)
+@click.option(
+    "--adapter",
+    metavar="RECIPE.PART",
+    help="What carries features to the language model, with the adapters behind it.",
+)
+@click.option("--lm", metavar="RECIPE", help="What speaks, with its tokens and its layout.")
+@click.option(
+    "--size",
+    type=click.Choice(SIZES),
+    default=SIZES[0],
+    show_default=True,
+    help="Take the parts from the variants of this size of the recipes named.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="JSON",
+    help="Write the recipe that a JSON file holds.",
+)
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="Show the parts that can be chosen, and leave.",
+)
+def new_command(
+    name: str,
+    file: Path | None,
+    encoders: Sequence[str],
+    adapter: str | None,
+    lm: str | None,
+    size: str,
+    source: Path | None,
+) -> None:
     """Write a commented recipe to start from.
 
-    It is a small model of the Qwen2-VL family that checks as it stands. No file is overwritten.
+    Without options it is a small model of the Qwen2-VL family. With --encoder, --adapter or --lm it
+    imports these parts; what is not chosen comes from the recipe of what is. Parts that cannot
+    follow one another are refused, with the reason. No file is overwritten.
     """
     name = name.removesuffix(SUFFIX)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -136,5 +91,42 @@ def new_command(name: str, file: Path | None) -> None:
     path = file or Path(f"{name}{SUFFIX}")
     if path.exists():
         raise click.ClickException(f"{path} is there already; nothing was written.")
-    write_text(path, TEMPLATE.replace("NAME", name))
+    mixes = bool(encoders or adapter or lm)
+    if source and mixes:
+        raise click.UsageError("Choose parts or a JSON file, not both.")
+    if size != SIZES[0] and not mixes:
+        raise click.UsageError("--size goes with --encoder, --adapter or --lm.")
+    try:
+        if source:
+            text = _from_json(source, name, path)
+        elif mixes:
+            text = _mixed(name, encoders, adapter, lm, size)
+        else:
+            text = TEMPLATE.replace("NAME", name)
+    except RecipeError as error:
+        click.echo(error.render(colour=sys.stderr.isatty()), err=True)
+        wrong = "these parts do not fit one another" if mixes else f"{source} holds no right recipe"
+        raise click.ClickException(f"{wrong}; nothing was written.") from None
+    write_text(path, text)
     click.echo(f"{path}: written. Look at it, then: triptych check {path}")
+
+
+def _from_json(source: Path, name: str, path: Path) -> str:
+    from ..dsl.generated import read_json, to_text
+
+    text = to_text(read_json(read_text(source), str(source)), name)
+    load_text(text, str(path))
+    return text
+
+
+def _mixed(
+    name: str, encoders: Sequence[str], adapter: str | None, lm: str | None, size: str
+) -> str:
+    from .mixture import Mixture
+
+    towers, behind, speaker = completed(
+        [chosen("encoder", text, size) for text in encoders],
+        chosen("adapter", adapter, size) if adapter else None,
+        chosen("lm", lm, size) if lm else None,
+    )
+    return Mixture(name, towers, behind, speaker).text()

@@ -74,6 +74,20 @@ def to_text(data: Json, name: str) -> str:
         raise RecipeError([Diagnostic("E110", "the JSON is nested too deeply")]) from None
 
 
+def text_of_block(kind: str, name: str, data: Json) -> str:
+    """One block, not yet in canonical form."""
+    return "\n".join(_Writer({}).block(kind, name, _table(data, name)))
+
+
+def text_of_items(data: Json) -> str:
+    """The items of a layout's rule.
+
+    >>> text_of_items([{"item": "special", "special": "end"}, {"item": "text", "text": "!"}])
+    'end "!"'
+    """
+    return _Writer({}).items(data, "items")
+
+
 def _misshapen(path: str, wanted: str) -> NoReturn:
     raise RecipeError(
         [
@@ -137,14 +151,15 @@ class _Writer:
                 continue
             named = {kind: given} if kind in SINGLE_BLOCKS else _table(given, key)
             for block, settings in named.items():
-                lines += ["", *self._block(kind, _name(block, key), _table(settings, block))]
+                lines += ["", *self.block(kind, _name(block, key), _table(settings, block))]
         asserts = _list(data.pop("asserts", []), "asserts")
         lines += ["", *map(self._assert, asserts)]
         if unknown := sorted(set(data) - set(BESIDE)):
             _misshapen(unknown[0], "part of a recipe")
         return "\n".join([*lines, "}", ""])
 
-    def _block(self, kind: str, name: str, given: Mapping[str, Json]) -> Iterator[str]:
+    def block(self, kind: str, name: str, given: Mapping[str, Json]) -> Iterator[str]:
+        """The lines of a block."""
         settings = dict(given)
         tags = {tag: settings.pop(tag) for tag in TAGS if tag in settings}
         type_ = _name(tags["type"], f"{name}.type") if "type" in tags else ""
@@ -264,10 +279,11 @@ class _Writer:
             rule = _table(given, f"{path}.{name}")
             parameters = _list(rule.get("parameters"), f"{path}.{name}.parameters")
             names = ", ".join(_name(one, f"{path}.{name}.parameters") for one in parameters)
-            items = self._items(rule.get("items"), f"{path}.{name}.items")
+            items = self.items(rule.get("items"), f"{path}.{name}.items")
             yield f"{_name(name, path)}({names}) -> {items}"
 
-    def _items(self, data: Json, path: str) -> str:
+    def items(self, data: Json, path: str) -> str:
+        """The items of a rule, or inside one of them."""
         return " ".join(self._item(item, path) for item in _list(data, path))
 
     def _item(self, data: Json, path: str) -> str:
@@ -293,10 +309,10 @@ class _Writer:
                 names = ", ".join(_name(one, f"{path}.arguments") for one in given)
                 return f"{word('rule')}({names})"
             case "loss" | "apart":
-                return f"{item['item']}({self._items(item.get('items'), f'{path}.items')})"
+                return f"{item['item']}({self.items(item.get('items'), f'{path}.items')})"
             case "choice":
                 lines = _list(item.get("lines"), f"{path}.lines")
-                return f"choice({', '.join(self._items(line, f'{path}.lines') for line in lines)})"
+                return f"choice({', '.join(self.items(line, f'{path}.lines') for line in lines)})"
         _misshapen(path, "an item of a layout")
 
 
