@@ -519,6 +519,7 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
                     "V307",
                     "this number is too large to be meant",
                     (Label(span, f"the largest is {LARGEST:.0e}"),),
+                    fix=Fix("look for a scale that counts twice"),
                 )
             )
             return Quantity(1)

@@ -5,6 +5,7 @@ A marker stands in a field's type (`Annotated[int, Measure("px")]`). It turns wh
 made from Python as well. A mistake is a `Problem`, which the checker gives its place.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -69,6 +70,24 @@ def wrong_kind(wanted: str, value: Value) -> NoReturn:
     complain(Problem("V303", f"{{it}} takes {wanted}", (("", f"this is {said(value)}"),)))
 
 
+_FLAGS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""How other languages write what is true and what is not."""
+
+
+def _no_flag(value: Value) -> NoReturn:
+    right = _FLAGS.get(str(value).lower(), str(value).lower()) if isinstance(value, Path) else ""
+    known = right in _FLAGS.values()
+    complain(
+        Problem(
+            "V303",
+            "{it} takes `true` or `false`",
+            (("", f"this is {said(value)}"),),
+            fix=f"write `{right}`" if known else "write `true` or `false`",
+            replacement=right if known else None,
+        )
+    )
+
+
 def _worth(given: Given) -> Value:
     """The worth of what was written; stops without a word when its mistake has been reported."""
     try:
@@ -91,6 +110,18 @@ class Reader:
     def reader(self, source: Any) -> Callable[[Given], object]:
         """How a value for a field of the type `source` is read."""
         raise NotImplementedError
+
+
+def _not_whole(number: int | float, unit: str) -> NoReturn:
+    below, above = f"{math.floor(number)}{unit}", f"{math.ceil(number)}{unit}"
+    complain(
+        Problem(
+            "V308",
+            "{it} takes a whole number",
+            (("", f"this is {number}{unit}"),),
+            fix=f"write `{below}` or `{above}`, or make it come out whole",
+        )
+    )
 
 
 def in_unit(value: Value, unit: str, wanted: str = "", right: str = "") -> int | float:
@@ -141,7 +172,7 @@ class Measure(Reader):
         def read(given: Given) -> int | float:
             number = in_unit(_worth(given), self.unit)
             if whole and not isinstance(number, int):
-                complain(Problem("V308", "{it} takes a whole number", (("", f"this is {number}"),)))
+                _not_whole(number, self.unit)
             return number
 
         return read
@@ -229,7 +260,7 @@ class Amounts(Reader):
                 )
             )
         if not isinstance(value.value, int):
-            complain(Problem("V308", "{it} takes a whole number", (("", f"this is {value}"),)))
+            _not_whole(value.value, value.unit)
         return {"value": value.value, "unit": value.unit}
 
 
@@ -256,9 +287,11 @@ class Plain(Reader):
 
         def read(given: Given) -> object:
             value = _worth(given)
-            if not isinstance(value, source):
-                wrong_kind("`true` or `false`" if source is bool else "a string in quotes", value)
-            return value
+            if isinstance(value, source):
+                return value
+            if source is bool:
+                _no_flag(value)
+            wrong_kind("a string in quotes", value)
 
         return read
 
