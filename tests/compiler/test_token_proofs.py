@@ -1,4 +1,4 @@
-"""What is proved of tokens: cuts, modes, packs, new tokens, the tokenizer's file; and the search."""
+"""What is proved of tokens: cuts, modes, packs, new tokens, the tokenizer's file, the search."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ MISTAKES = {
         "qwen2_vl_7b",
         """
         amend tokens { new = [im_end, im_start] }
-        amend stage vision { freeze = [lm.blocks, lm.norm, lm.head] train = [vit, merger, lm.embed] }
+        amend stage vision {
+          freeze = [lm.blocks, lm.norm, lm.head] train = [vit, merger, lm.embed]
+        }
         amend stage joint { freeze = lm.head train = [vit, merger, lm.embed, lm.blocks, lm.norm] }
         amend stage sft { freeze = [vit, merger, lm.head] train = [lm.embed, lm.blocks, lm.norm] }
         """,
