@@ -462,6 +462,8 @@ def _entries(kind: str) -> Iterator[Proposal]:
     if kind == "weights":
         shown = 'map "${1:published}" -> "${2:ours}"'
         yield Proposal("map", Kind.Keyword, "a published name to ours", snippet=shown)
+        shown = 'fresh "${1:ours}"'
+        yield Proposal("fresh", Kind.Keyword, "what nobody published", snippet=shown)
         shown = 'ignore "${1:published}" : "${2:why}"'
         yield Proposal("ignore", Kind.Keyword, "what has no place", snippet=shown)
 

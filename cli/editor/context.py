@@ -15,7 +15,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 VERBS = ("amend", "add", "replace")
-ENTRIES = ("special", "map", "ignore")
+ENTRIES = tuple(kind for kind in ENTRY_HOMES if kind != "rule")
+"""Statements that begin with a word of their own."""
 _OPENS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -265,6 +266,8 @@ def is_complete(frame: Frame) -> bool:
             return ends and "->" in words
         case ["ignore"]:
             return ends and ":" in words
+        case ["fresh"]:
+            return len(words) > 1 and ends
     if words[1:2] == ["="]:
         return len(words) > 2 and ends
     return "->" in words

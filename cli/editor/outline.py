@@ -30,6 +30,7 @@ _ENTRIES = {
     "setting": types.SymbolKind.Property,
     "special": types.SymbolKind.EnumMember,
     "map": types.SymbolKind.Key,
+    "fresh": types.SymbolKind.Key,
     "ignore": types.SymbolKind.Key,
     "rule": types.SymbolKind.Function,
 }

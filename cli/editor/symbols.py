@@ -247,6 +247,8 @@ class _Reader:
                 yield from self._value(statement.id, None)
             case syntax.Map():
                 yield from self._placed(statement.target)
+            case syntax.Fresh():
+                yield from self._placed(statement.pattern)
             case syntax.Rule():
                 yield from self._rule(part, statement)
 
