@@ -275,13 +275,31 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
             f"the setting `{empty['name']}` lacks its value",
             (Label(source.span(*empty.span("equals")), "nothing follows on this line"),),
         )
-    if "SETTING_NAME" in expected and token.type == "NAME" and "NAME" not in expected:
+    typed = _TYPED.search(source.text[: span.start])
+    if typed and expected == {"NAME"}:
+        return _lacks_equals(source.span(*typed.span("name")), typed.end())
+    is_name = token.type in ("NAME", "ARGUMENT_NAME")  # `depth 28`, and `depth: 28`
+    if "SETTING_NAME" in expected and is_name and "NAME" not in expected:
         return _no_statement(span, after, expected)
     wanted = sorted({_readable(name) for name in expected})
     return Diagnostic(
         "E101",
         f"`{span.text}` cannot stand here" if span.text else "the text ends too soon",
         (Label(span, f"here can stand {_one_of(wanted)}"),),
+    )
+
+
+_TYPED = re.compile(r"(?m:^|[{}])\s*(?P<name>\w+)\s*:(?=\s*\Z)")
+"""The start of `lm : Decoder`, or of what somebody writes who means `language = 1`."""
+
+
+def _lacks_equals(name: Span, end: int) -> Diagnostic:
+    """A setting without its sign; up to `end` stands what was written in its place."""
+    return Diagnostic(
+        "E101",
+        f"the setting `{name.text}` lacks its `=`",
+        (Label(name, "a setting is written `name = value`"),),
+        fix=Fix("write `=`", (Edit(name.source.span(name.end, end), " ="),)),
     )
 
 
@@ -298,12 +316,7 @@ def _no_statement(span: Span, after: str, expected: set[str]) -> Diagnostic:
     if re.match(r'[:\d"\[]', after):
         gap = span.source.text[span.end :]
         end = span.end + len(gap) - len(gap.lstrip()) + after.startswith(":")
-        return Diagnostic(
-            "E101",
-            f"the setting `{name}` lacks its `=`",
-            (Label(span, "a setting is written `name = value`"),),
-            fix=Fix("write `=`", (Edit(span.source.span(span.end, end), " ="),)),
-        )
+        return _lacks_equals(span, end)
     return Diagnostic(
         "E101",
         f"`{name}` begins no statement",
