@@ -19,6 +19,7 @@ from .kinds import (
     Tok,
     TokRange,
 )
+from .limits import MOST_TILES
 from .reading import Calls, Choice, Members, MembersOr, Problem, Ranged, complain
 
 
@@ -115,6 +116,9 @@ class Tiles(CallModel):
     def _some(self) -> "Tiles":
         if not self.count.high:
             complain(Problem("V309", "a picture has at least one tile", (("count", "none"),)))
+        if self.count.high > MOST_TILES:
+            seen = f"at most {MOST_TILES:,}, so that all grids can be compared"
+            complain(Problem("V305", "{it} cuts into too many tiles", (("count", seen),)))
         return self
 
 
@@ -151,6 +155,20 @@ class MeanStd(CallModel):
 Normalize = Annotated[Clip | Half | Imagenet | MeanStd, Calls()]
 
 
+def _any_square(given: "ImageInput | VideoInput") -> None:
+    """A bound on how thin a picture is lets in those that are not."""
+    if given.aspect and given.aspect.at_least(1) > 1:
+        high = given.aspect.high
+        complain(
+            Problem(
+                "V305",
+                "{it} would refuse every square",
+                (("aspect", f"one side at least {given.aspect.low} times the other"),),
+                fix=f"write `aspect = ..{high}`",
+            )
+        )
+
+
 class ImageInput(Model):
     """Still pictures: which are let in, and how they are resized and scaled."""
 
@@ -162,6 +180,11 @@ class ImageInput(Model):
     """What becomes of transparency: left out, or blended onto white."""
     normalize: Annotated[Clip | Half | Imagenet | MeanStd | None, Calls()] = None
     """How pixels are scaled for the encoders that do not say so themselves."""
+
+    @model_validator(mode="after")
+    def _thin(self) -> "ImageInput":
+        _any_square(self)
+        return self
 
 
 class VideoInput(Model):
@@ -178,6 +201,11 @@ class VideoInput(Model):
     a mistake of the recipe, or refused by name when it comes."""
     resize: Annotated[Native | Square | Letterbox | Crop | Padded, Calls()]
     normalize: Normalize
+
+    @model_validator(mode="after")
+    def _thin(self) -> "VideoInput":
+        _any_square(self)
+        return self
 
 
 Input = ImageInput | VideoInput

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .limits import MOST_LAYERS
 from .reading import Measure, Named, Plain, Ranged
 
 
@@ -63,6 +64,7 @@ def written(value: object) -> str:
 
 
 Count = Annotated[int, Measure(), Field(gt=0)]
+Depth = Annotated[int, Measure(), Field(gt=0, le=MOST_LAYERS)]
 Number = Annotated[float, Measure()]
 Positive = Annotated[float, Measure(), Field(gt=0)]
 Share = Annotated[float, Measure(), Field(ge=0, le=1)]

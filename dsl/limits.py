@@ -14,3 +14,7 @@ MOST_FILES = 60
 """Files that a recipe reads, itself included (E112)."""
 MOST_FINDINGS = 100
 """Mistakes that one run reports: more would teach nothing."""
+MOST_LAYERS = 512
+"""Blocks of one tower, adapter or language model: four times as deep as any that is published."""
+MOST_TILES = 1_000
+"""Tiles that a picture is cut into."""

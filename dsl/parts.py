@@ -9,6 +9,7 @@ from .inputs import Clip, Half, Imagenet, MeanStd
 from .kinds import (
     CallModel,
     Count,
+    Depth,
     Flag,
     Grid,
     Name,
@@ -170,7 +171,7 @@ class ViT(PartModel):
     in_: Annotated[tuple[Shown, ...], OneOrMore()] = Field(alias="in", min_length=1)
     patch: Px
     frames_per_patch: Count = 1
-    depth: Count
+    depth: Depth
     width: Count
     heads: Count
     ffn: Count
@@ -230,7 +231,7 @@ class SamViT(PartModel):
     type: Literal["SamViT"] = "SamViT"
     in_: Annotated[tuple[Shown, ...], OneOrMore()] = Field(alias="in", min_length=1)
     patch: Px
-    depth: Count
+    depth: Depth
     width: Count
     heads: Count
     ffn: Count
@@ -250,6 +251,16 @@ class SamViT(PartModel):
     def _heads(self) -> "SamViT":
         if self.width % self.heads:
             complain(uneven_heads("heads", self.width, self.heads))
+        beyond = [block for block in self.global_ if block >= self.depth]
+        if beyond:
+            complain(
+                Problem(
+                    "V305",
+                    f"`global` names the block {beyond[0]}, and there is none",
+                    (("global", "blocks are counted from 0"), ("depth", f"{self.depth} of them")),
+                    fix=f"name blocks up to {self.depth - 1}",
+                )
+            )
         return self
 
 
@@ -275,7 +286,7 @@ class QFormer(PartModel):
     type: Literal["QFormer"] = "QFormer"
     in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
     queries: Count
-    depth: Count
+    depth: Depth
     width: Count
     heads: Count
     ffn: Count
@@ -348,7 +359,7 @@ class QueryDecoder(PartModel):
     type: Literal["QueryDecoder"] = "QueryDecoder"
     in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", min_length=1, max_length=1)
     queries: Count
-    depth: Count
+    depth: Depth
     width: Count
     heads: Count
     ffn: Count
@@ -493,7 +504,7 @@ class Decoder(PartModel):
     type: Literal["Decoder"] = "Decoder"
     in_: Annotated[tuple[Taken, ...], OneOrMore()] = Field(alias="in", default=())
     """The parts whose features take the places that the layout reserves, in this order."""
-    depth: Count
+    depth: Depth
     width: Count
     heads: Count
     kv_heads: Annotated[Count, Default("this.heads")]

@@ -352,6 +352,14 @@ class _References:
                         self._asserted_path(value)
                     elif isinstance(value, syntax.Call):
                         self._asserted_call(value)
+                    elif not isinstance(value, syntax.Number | syntax.Negative | syntax.Binary):
+                        self._findings.add(
+                            Diagnostic(
+                                "V303",
+                                "an assert compares numbers",
+                                (Label(value.span, "this is none"),),
+                            )
+                        )
 
     def _asserted_path(self, path: syntax.Path) -> None:
         first, *rest = path.steps

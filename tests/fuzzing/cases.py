@@ -13,6 +13,8 @@ from triptych.tests.fuzzing.texts import decorated, mutated, reworded
 
 BASES = 24
 """So many recipes of an author stand below those that nearly hold."""
+SHORT = 2_000
+"""Texts of fewer letters are taken more often: each of them is read sooner."""
 BESIDE = "base_{}.vlm"
 
 
@@ -53,23 +55,23 @@ def near(chance: Chance) -> str:
 
 
 def worded(chance: Chance) -> str:
-    """A recipe of an author, or a small one that ships, with words exchanged."""
+    """A recipe of an author, or a short one that ships, with words exchanged."""
     text = base(chance.below(BASES)) if chance.maybe(50) else chance.one(_small())
     return reworded(text, chance)
 
 
 def bytewise(chance: Chance) -> str:
     """A recipe that ships, changed without regard to grammar."""
-    text = chance.one(_shipped())
-    other = chance.one(_shipped())
+    text = chance.one(_shipped() if chance.maybe(30) else _small())
     if chance.maybe(10):  # spliced
+        other = chance.one(_shipped())
         text = text[: chance.below(len(text))] + other[chance.below(len(other)) :]
     return mutated(text, chance)
 
 
 @cache
 def _small() -> tuple[str, ...]:
-    return tuple(text for text in _shipped() if len(text) < 2_000)
+    return tuple(text for text in _shipped() if len(text) < SHORT)
 
 
 KINDS: Mapping[str, Callable[[Chance], str]] = {
