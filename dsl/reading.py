@@ -197,17 +197,22 @@ class Ranged(Reader):
         ends = (value.low, value.high, value.step)
         low, high, step = (None if end is None else self._whole(end, value) for end in ends)
         assert high is not None
-        if (
-            high < 0
-            or (low is not None and not 0 <= low <= high)
-            or (step is not None and step < 1)
-        ):
+        if (low is not None and low > high) or (step is not None and step < 1):
             complain(
                 Problem(
                     "V309",
                     "the range of {it} holds nothing",
                     (("", f"from {'the smallest' if low is None else low} to {high}"),),
                     fix="write the smaller end first",
+                )
+            )
+        if high < 1 or (low is not None and low < 1):
+            complain(
+                Problem(
+                    "V305",
+                    "{it} is a range of counts, which begin at 1",
+                    (("", f"from {'the smallest' if low is None else low} to {high}"),),
+                    fix=f"write `..{high}{self.unit}`" if high > 0 else "write a larger number",
                 )
             )
         return {"low": low, "high": high, "step": 1 if step is None else step}
