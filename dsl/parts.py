@@ -300,16 +300,6 @@ class QFormer(PartModel):
     def _heads(self) -> "QFormer":
         if self.width % self.heads:
             complain(uneven_heads("heads", self.width, self.heads))
-        beyond = [block for block in self.global_ if block >= self.depth]
-        if beyond:
-            complain(
-                Problem(
-                    "V305",
-                    f"`global` names the block {beyond[0]}, and there is none",
-                    (("global", "blocks are counted from 0"), ("depth", f"{self.depth} of them")),
-                    fix=f"name blocks up to {self.depth - 1}",
-                )
-            )
         return self
 
 
