@@ -113,9 +113,7 @@ class Tiles(CallModel):
     thumbnail: Flag = True
 
     @model_validator(mode="after")
-    def _some(self) -> "Tiles":
-        if not self.count.high:
-            complain(Problem("V309", "a picture has at least one tile", (("count", "none"),)))
+    def _few(self) -> "Tiles":
         if self.count.high > MOST_TILES:
             seen = f"at most {MOST_TILES:,}, so that all grids can be compared"
             complain(Problem("V305", "{it} cuts into too many tiles", (("count", seen),)))

@@ -115,7 +115,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "empty_list": ("V305", "amend stage first { train = [] }"),
     "short_list": ("V303", "amend lm { pos = mrope([2, 3], theta: 1e6) }"),
     "empty_range": ("V309", "amend mode tell { batch = 4..1 }"),
-    "no_tiles": ("V309", "amend input image { resize = tiles(28px, 0..0) }"),
+    "no_tiles": ("V305", "amend input image { resize = tiles(28px, 0..0) }"),
     "shorter_side_is_longer": (
         "V305",
         "amend input image { resize = letterbox(28px, least: 56px) }",
