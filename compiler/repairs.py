@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 
 from ..dsl.diagnostics import Edit
@@ -28,6 +29,16 @@ def listed(recipe: Recipe, path: str, names: Iterable[str]) -> tuple[Edit, ...]:
         return ()  # `assumed([...])`, or a call: what is added may be no part of that
     present = span.text.removeprefix("[").removesuffix("]").strip().rstrip(",")
     return stated(recipe, path, f"[{present}, {new}]" if present else f"[{new}]")
+
+
+def amended(recipe: Recipe, path: str) -> tuple[Edit, ...]:
+    """Writes `amend` before a setting of the author's own text."""
+    span = recipe.facts.spans.get(path)
+    if span is None or not _is_home(recipe, span):
+        return ()
+    before = span.source.text[: span.start]
+    name = re.search(rf"\b{re.escape(path.rpartition('.')[2])}\s*=\s*$", before)
+    return (Edit(Span(span.source, name.start(), name.start()), "amend "),) if name else ()
 
 
 def _added(recipe: Recipe, block: str, line: str) -> tuple[Edit, ...]:

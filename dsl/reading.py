@@ -204,6 +204,10 @@ class Ranged(Reader):
                     "the range of {it} holds nothing",
                     (("", f"from {'the smallest' if low is None else low} to {high}"),),
                     fix="write the smaller end first",
+                    replacement=self._in_unit(RangeValue(value.high, value.low, value.step))
+                    if value.low
+                    else None,
+                    safe=False,
                 )
             )
         if high < 1 or (low is not None and low < 1):

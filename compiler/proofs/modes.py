@@ -8,6 +8,7 @@ from ...dsl.modes import AnyMode, Features, Mode
 from ...dsl.parts import Decoder, QueryDecoder
 from ...dsl.recipe import Recipe
 from ..places import labels
+from ..repairs import amended
 from ..tokens import as_seen, shown
 
 
@@ -54,7 +55,11 @@ def _pictures(recipe: Recipe, name: str, mode: AnyMode, told: set[str]) -> Diagn
             (name, "this mode takes them"),
         ),
         "what the model makes of larger pictures has been learnt by nothing in this recipe",
-        Fix("write `amend resize = ...` in the mode if that is meant", safe=False),
+        Fix(
+            "write `amend resize = ...` in the mode if that is meant",
+            amended(recipe, f"{name}.resize"),
+            safe=False,
+        ),
     )
 
 
@@ -75,8 +80,8 @@ def pixels(resize: Resizing) -> int:
 def _texts(recipe: Recipe, name: str, mode: AnyMode) -> Diagnostic | None:
     """A prompt and its answer may be longer than any sample of a stage."""
     writer = as_seen(recipe, mode).lm or recipe.speaker
-    amended = {f"{name}.prompt", f"{name}.new"} & recipe.facts.amended
-    if isinstance(mode, Features) or writer is None or amended:
+    is_meant = {f"{name}.prompt", f"{name}.new"} & recipe.facts.amended
+    if isinstance(mode, Features) or writer is None or is_meant:
         return None
     rooms = dict(_room(recipe, stage, writer) for stage in recipe.stages)
     widest = max(rooms, key=lambda path: rooms[path])
@@ -93,7 +98,11 @@ def _texts(recipe: Recipe, name: str, mode: AnyMode) -> Diagnostic | None:
             (widest, f"no stage sees more than {rooms[widest]:,}"),
         ),
         "positions behind those of every sample have been learnt by nothing in this recipe",
-        Fix("write `amend prompt = ...` if that is meant", safe=False),
+        Fix(
+            "write `amend prompt = ...` if that is meant",
+            amended(recipe, f"{name}.prompt"),
+            safe=False,
+        ),
     )
 
 

@@ -35,6 +35,17 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "no scale of pixels": ("S410", "normalize = half()", ""),
     "a limit beyond the context": ("T506", "..512tok", "..5120tok"),
     "rows beyond the context": ("T506", "batch  = assumed(8seq)", "batch = 8seq pack = 4096tok"),
+    "ends the wrong way round": ("V309", "1..4", "4..1"),
+    "pictures that are too large": (
+        "T509",
+        "prompt = ..512tok",
+        "prompt = ..512tok resize = native(multiple: 28px, budget: 4tok..128tok)",
+    ),
+    "a share for a rate": (
+        "F610",
+        "optim  = adamw(lr: 1e-3)",
+        "optim = adamw(lr: 1e-3) schedule = cosine(min: 0.1)",
+    ),
     "a part in neither list": ("F601", "freeze = [vit, lm]", "freeze = [vit]"),
     "one part that is frozen": ("F601", "freeze = [vit, lm]", "freeze = vit"),
     "nothing that is frozen": ("F601", "freeze = [vit, lm]", ""),
