@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..compiler.graph import Program
 from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
 from ..compiler.precision import coarsest
+from ..compiler.quantization import quantized
 from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
+from .probe import difference, probe
 from .resources import resources as resources_of
 from .weights import Weights, weights_after
 
@@ -42,6 +45,16 @@ class Job:
     methods: Mapping[str, Method]
     limits: Mapping[str, Limit]
     resources: Path | None
+    quantized: tuple[str, ...] = ()
+    """The weights that are kept in 8 bits."""
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    """How far 8 bits bring each method off what it yields without them; as in `difference`."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether parts differ in their precision."""
+        graphs = self.lowered.program.methods.values()
+        return any(node.precision for graph in graphs for node in graph)
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -75,6 +88,7 @@ class Job:
             "limits": {name: str(limit) for name, limit in self.limits.items()},
             "spec": self.spec,
             "dtype": str(self.dtype),
+            "quantized": self.quantized,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -102,8 +116,10 @@ def job(
     elif weights is not None:
         weights.fill(lowered.module)
     lowered.module.eval().requires_grad_(False)
-    methods = {name: outside(name, method) for name, method in lowered.methods.items()}
-    return Job(recipe.name, mode, lowered, methods, limits(program), resources)
+    made = Job(recipe.name, mode, lowered, _outsides(lowered), limits(program), resources)
+    used = lowered.module.state_dict()
+    fewer = tuple(name for name in quantized(recipe, recipe.modes[mode]) if name in used)
+    return _in_8_bits(made, fewer)
 
 
 def job_from(
@@ -128,6 +144,36 @@ def _in_one(recipe: Recipe, mode: str, dtype: torch.dtype) -> Recipe:
     target = chosen.target.model_copy(update={"precision": word})
     changed = chosen.model_copy(update={"target": target})
     return recipe.model_copy(update={"modes": {**recipe.modes, mode: changed}})
+
+
+def _in_8_bits(job: Job, weights: tuple[str, ...]) -> Job:
+    """The job with these weights in 8 bits, and how far that brings its methods off.
+
+    The job that it is made from shares its modules, and is of no use afterwards.
+    """
+    if not weights:
+        return job
+    given = {name: probe(method, job.limits, job.tokens) for name, method in job.methods.items()}
+    before = _yielded(job, given) if job.has_weights else {}
+    lowered = job.lowered.quantized(weights)
+    methods = _outsides(lowered)
+    made = replace(job, lowered=lowered, methods=methods, quantized=weights)
+    after = _yielded(made, given) if before else {}
+    rounding = {name: difference(after[name], before[name]) for name in before}
+    return replace(made, rounding=rounding)
+
+
+def _yielded(job: Job, given: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """What each method yields for these inputs, which stay as they are."""
+    with torch.no_grad():
+        return {
+            name: job.lowered.methods[name]({feed: x.clone() for feed, x in inputs.items()})
+            for name, inputs in given.items()
+        }
+
+
+def _outsides(lowered: Lowered) -> dict[str, Method]:
+    return {name: outside(name, method) for name, method in lowered.methods.items()}
 
 
 def outside(name: str, method: MethodModule) -> Method:

@@ -291,6 +291,9 @@ class TensorRT:
 
         BackendError names the method that TensorRT cannot build.
         """
+        if job.in_parts or job.quantized:
+            what = "parts in precisions of their own" if job.in_parts else "8-bit weights"
+            raise BackendError(f"{self.name} does not run {what}: choose eager, inductor or aot")
         limits = engine_limits(job.limits, job.spec, self.batch, self.slots)
         steps = len(job.methods) + 1
         with writing(folder) as beside:

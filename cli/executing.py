@@ -49,4 +49,9 @@ def job_of(
     if weights is not None and random_weights is not None:
         raise click.UsageError("give --weights or --random-weights, not both")
     source = random_weights if weights is None else weights
-    return job_from(recipe, mode, source, None if dtype is None else PRECISIONS[dtype])
+    job = job_from(recipe, mode, source, None if dtype is None else PRECISIONS[dtype])
+    if job.rounding:
+        off = ", ".join(f"{name} {error:.1e}" for name, error in job.rounding.items())
+        layers = f"{len(job.quantized)} linear layers in 8 bits"
+        click.echo(f"{layers}; off full precision: {off}", err=True)
+    return job

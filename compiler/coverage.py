@@ -135,16 +135,26 @@ def cover(recipe: Recipe, stage: str, findings: Findings) -> Coverage:
 
 def _claims(recipe: Recipe, name: str, graph: Graph) -> Iterator[_Claim]:
     stage, parameters = recipe.stages[name], graph.parameters()
-    tables = {n for node in graph if isinstance(node.op, Embed) for n in node.parameters}
+    linear = linear_layers(graph)
     for setting, entries in (("train", stage.train), ("freeze", stage.freeze)):
         for index, entry in enumerate(entries):
             selector = entry if isinstance(entry, Selector) else entry.target
             chosen = [n for n in parameters if selector.matches(n)]
             if isinstance(entry, Lora):
-                # Low rank is a notion of linear layers: matrices that are no table.
-                chosen = [n for n in chosen if len(parameters[n].shape) == 2 and n not in tables]
+                chosen = [n for n in chosen if n in linear]  # low rank is a notion of these
             path = f"{name}.{setting}[{index}]"
             yield _Claim(path, entry, setting == "train", tuple(chosen))
+
+
+def linear_layers(graph: Graph) -> frozenset[str]:
+    """The matrices of all linear layers: weights of two sizes that are no table of embeddings."""
+    return frozenset(
+        name
+        for node in graph
+        if not isinstance(node.op, Embed)
+        for name, param in node.parameters.items()
+        if len(param.shape) == 2 and name.endswith(".weight")
+    )
 
 
 def _mentions(recipe: Recipe, name: str, parameters: Mapping[str, Param]) -> Iterator[_Claim]:

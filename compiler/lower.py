@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..blocks.language.query_decoder import Queries, QueryBlocks
 from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
+from ..blocks.quantized import Int8Linear
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
@@ -385,6 +386,16 @@ class Lowered:
             for name, tensor in self.module.state_dict(keep_vars=True).items():
                 tensor.copy_(initial(name, self.program.parameters[name], seed))
 
+    def quantized(self, weights: Iterable[str]) -> Lowered:
+        """The same with these matrices in 8 bits, once their layers hold what they should."""
+        for name in weights:
+            path = name.removesuffix(".weight")
+            above, _, last = path.rpartition(".")
+            linear = self.module.get_submodule(path)
+            assert isinstance(linear, nn.Linear), f"{path} is not linear"
+            self.module.get_submodule(above).add_module(last, Int8Linear(linear))
+        return replace(self, methods=_methods(self.program, self.module, self.dtype))
+
     def merged(self) -> dict[str, Tensor]:
         """Every parameter by name, with low-rank changes added in: what inference loads."""
         weights: dict[str, Tensor] = self.module.state_dict()
@@ -421,11 +432,22 @@ def lower(program: Program, *, dtype: torch.dtype = torch.float32, device: str =
             tree.get_submodule(node.module).to(PRECISIONS[node.precision])
     if device != "meta":
         tree.to_empty(device=device)
-    modules = {name: tree.get_submodule(name) for name in owners}
-    methods = {name: MethodModule(graph, modules, dtype) for name, graph in program.methods.items()}
-    lowered = Lowered(program, tree, MappingProxyType(methods), dtype)
+    lowered = Lowered(program, tree, _methods(program, tree, dtype), dtype)
     _verify(lowered)
     return lowered
+
+
+def _methods(program: Program, tree: Scope, dtype: torch.dtype) -> Mapping[str, MethodModule]:
+    """The methods of a program over the modules of a tree."""
+    owners = {
+        node.module: tree.get_submodule(node.module)
+        for graph in program.methods.values()
+        for node in graph
+        if node.op.parameters()
+    }
+    return MappingProxyType(
+        {name: MethodModule(graph, owners, dtype) for name, graph in program.methods.items()}
+    )
 
 
 def signature(graph: Graph, dtype: torch.dtype) -> dict[str, Feed]:

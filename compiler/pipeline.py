@@ -47,8 +47,9 @@ from .proofs.routes import prove_routes
 from .proofs.schedules import prove_schedules
 from .proofs.shapes import prove_shapes
 from .proofs.stages import prove_stages
-from .proofs.vocabulary import prove_vocabulary
 from .proofs.vanishing import prove_vanishing
+from .proofs.vocabulary import prove_vocabulary
+from .quantization import prove_quantization
 from .spec import feed_spec
 from .tokens import as_seen, inference_limits, meaning_of, route_limits, shown, training_limits
 from .types import Bounds
@@ -188,6 +189,7 @@ PROOFS: tuple[Callable[[Recipe, Findings], None], ...] = (
     prove_handoff,
     prove_caches,
     prove_precisions,
+    prove_quantization,
     prove_new_tokens,
     prove_weights,
     prove_vocabulary,

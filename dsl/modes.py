@@ -8,7 +8,7 @@ from pydantic import Field
 from .inputs import Resizing
 from .kinds import CallModel, Count, CountRange, Model, Name, Positive, Tok, TokRange
 from .parts import Taken
-from .precision import Precision, Word
+from .precision import Precision, Quantized, Word
 from .reading import Calls, Choice, Measure
 
 
@@ -77,6 +77,8 @@ class Mode(Model):
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
     sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
+    quantize: Quantized = ()
+    """Linear layers that are kept in 8 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
@@ -100,6 +102,8 @@ class Retrieval(Model):
     """Tokens of a text."""
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
+    quantize: Quantized = ()
+    """Linear layers that are kept in 8 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
@@ -115,6 +119,8 @@ class Features(Model):
     """Pictures at once."""
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
+    quantize: Quantized = ()
+    """Linear layers that are kept in 8 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 

@@ -34,6 +34,17 @@ class F32(CallModel):
     target: Selected
 
 
+class Int8(CallModel):
+    """Keeps the linear layers that the target selects in 8 bits, with a factor for each output."""
+
+    call: Literal["int8"] = "int8"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+
+
+Quantized = Annotated[tuple[Annotated[Int8, Calls()], ...], OneOrMore()]
+"""Linear layers that are kept in fewer bits than they compute with."""
+
 InPart = Bf16 | F16 | F32
 
 Precision = Annotated[

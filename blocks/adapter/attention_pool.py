@@ -5,7 +5,6 @@ Shape suffixes: M sequences, S tokens of one, C width, O width that comes out.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..norms import NORMS
 from ..operators import attend
@@ -28,7 +27,7 @@ class PoolAttention(nn.Module):
     def forward(self, q_M1C: Tensor, k_MSC: Tensor, v_MSC: Tensor) -> Tensor:
         """From [M, 1, C] to [M, 1, O]."""
         q, k, v = (
-            functional.linear(x, project.weight, bias)
+            (project(x) + bias)
             .unflatten(-1, (self.heads, -1))
             .transpose(1, 2)
             for x, project, bias in (

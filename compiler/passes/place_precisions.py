@@ -18,7 +18,8 @@ class PlacePrecisions:
 
     `parts` has a word for each part; where it is empty, the whole model has one precision, and
     nothing changes. What belongs to no part computes in the first precision that it is given, but
-    for what yields float32 whatever it is given, such as a loss. A value that another method hands over comes in the precision of its part.
+    for what yields float32 whatever it is given, such as a loss. A value that another method hands
+    over comes in the precision of its part.
     """
 
     parts: Mapping[str, Word]

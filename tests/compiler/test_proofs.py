@@ -106,6 +106,14 @@ MISTAKES = {
     "F618_reaches_the_tower": STAGE.format("precision = [bf16(lm), f32(blocks.mlp)]"),
     "F618_inside_a_part": STAGE.format("precision = [bf16(lm), f32(vit.blocks), f32(merger)]"),
     "F618_typo": STAGE.format("precision = [bf16(lm), f32(vut), f32(merger)]"),
+    "F619_norms_and_tables": "amend mode chat { quantize = int8(lm) target = eager() }",
+    "F619_no_linear_layer": "amend mode chat { quantize = int8(lm.embed) target = eager() }",
+    "F619_empty": "amend mode chat { quantize = int8(lm.blocks[7..9]) target = eager() }",
+    "F619_twice": """amend mode chat {
+      quantize = [int8(lm.blocks), int8(lm.blocks.attn.q)]
+      target   = eager()
+    }""",
+    "F619_target": "amend mode chat { quantize = int8(lm.blocks) }",
     "F603_kept": STAGE.format("cache = vit.blocks[7..9]"),
     "F603_recomputed": STAGE.format("checkpoint = vit.blocs"),
     "L705_stage": """
