@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from ..dsl.explain import Sample
-from ..dsl.names import NAMED_BLOCKS, SINGLE_BLOCKS
+from ..dsl.whole import NAMED_BLOCKS, SINGLE_BLOCKS
 
 _VERBS = ("amend", "add", "replace", "drop")
 _WORDS = ("recipe", "extends", "import", "assert", "special", "map", "fresh", "ignore", *_VERBS)
