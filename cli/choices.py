@@ -155,14 +155,13 @@ def _families() -> Mapping[str, list[str]]:
 
 def table_of_choices() -> list[tuple[str, str, str]]:
     """What can be chosen as it is: the option, the part, and what it is."""
-    rows = []
-    names = [name for name in shipped_recipes() if not name.endswith(SIZES[1:])]
-    for kind in KINDS:
-        for name in names:
-            recipe = load_recipe(name)
-            for part in parts(recipe, kind):
-                rows.append((f"--{kind}", f"{name}.{part}", _said(recipe, part)))
-    return rows
+    recipes = [load_recipe(name) for name in shipped_recipes() if not name.endswith(SIZES[1:])]
+    return [
+        (f"--{kind}", f"{recipe.name}.{part}", _said(recipe, part))
+        for kind in KINDS
+        for recipe in recipes
+        for part in parts(recipe, kind)
+    ]
 
 
 def _said(recipe: Recipe, part: str) -> str:

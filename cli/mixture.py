@@ -40,8 +40,9 @@ class Mixture:
 
     def text(self) -> str:
         """The whole recipe; raises `RecipeError` where the parts do not fit one another."""
+        learning = self._learning()
         for attempt in self._attempts():
-            text = attempt._text(attempt._learning())
+            text = attempt._text(learning)
             try:
                 _prove(text, f"{self.name}.vlm")
             except RecipeError as error:
@@ -65,7 +66,9 @@ class Mixture:
                     yield replace(self, resize=resize | {"budget": f"{least}tok..{most}tok"})
                     most //= 2
             case Tiles(count=count):
-                for most in range(count.high - 1, 0, -1):
+                most = count.high
+                while most > 1:
+                    most //= 2
                     yield replace(self, resize=resize | {"count": f"1..{most}"})
 
     # what stands in it
@@ -151,15 +154,16 @@ class Mixture:
             if isinstance(part, QueryDecoder) and part.layout
         ]
         yield f"import {', '.join([*self._chain, *layouts])} from {self.adapter.recipe.name}\n"
-        yield "# How a picture becomes what the tower takes, as in the tower's own recipe."
+        less = ", but for its size: the language model has less room" if self.resize else ""
+        yield f"# How a picture becomes what the tower takes: as in its own recipe{less}."
         yield text_of_block("input", "image", self._image)
         yield from self._ties()
 
     def _ties(self) -> Iterator[str]:
         """What each part takes: they were made for other neighbours."""
-        yield "\n# Who takes what: each part was made for other neighbours. All of them start fresh."
-        yield "# To start from published weights, map their names in a `weights` block, as the recipes"
-        yield "# that the parts come from do."
+        yield "\n# Who takes what: each part was made for other neighbours. All of them start"
+        yield "# fresh. To start from published weights, map their names in a `weights` block, as"
+        yield "# the recipes do that the parts come from."
         for number, (tower, source) in enumerate(zip(self.towers, self._sources, strict=True)):
             yield from _amended(f"encoder {source}", self._seen(number, tower))
         own = self.adapter.recipe

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import jsonschema
 import pytest
 
+import triptych
 from triptych.compiler.pipeline import prove
 from triptych.dsl.assumed import assumed
 from triptych.dsl.diagnostics import RecipeError
@@ -16,6 +19,18 @@ from triptych.dsl.generated import read_json, to_text
 from triptych.dsl.load import load_recipe, load_text, shipped_recipes
 from triptych.dsl.recipe import CALLS
 from triptych.dsl.schema import schema, to_json
+
+PAGE = (Path(triptych.__file__).parent / "docs" / "generated.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_docs_is_a_recipe(validator):
+    (text,) = re.findall(r"^```json\n(.*?)^```$", PAGE, re.M | re.S)
+    data = json.loads(text)
+    assert [error.message for error in validator.iter_errors(data)] == []
+    recipe = load_text(to_text(data, data["name"]), "small.vlm")
+    prove(recipe)
+    assert assumed(recipe) == data["assumed"]
+    assert recipe.stages["first"].stop.value == 1000
 
 
 @pytest.fixture(scope="module")
