@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ..blocks.input.sizes import Native, Tiles
 from .types import Bounds, Call, Function, Option, Size
@@ -66,6 +67,7 @@ def _fit_frame_bound(
     return Bounds(_fewest(least, tightest), _greatest(least, room(frames.least), aspect))
 
 
+@lru_cache(maxsize=1024)
 def _greatest(least: int, most: int, aspect: float) -> int | None:
     """The budget, unless a thin picture outgrows it; None when nothing bounds how thin one is.
 

@@ -52,8 +52,12 @@ def prove_context(recipe: Recipe, findings: Findings) -> None:
     for name, stage in recipe.stages.items():
         if stage.truncate and stage.pack and stage.truncate > stage.pack:
             findings.add(_cut_too_late(recipe, name, stage.truncate, stage.pack))
+    # Of uses that write and resize alike, what the tightest has room for, all have.
+    tightest = dict[object, Room]()
+    for room in every:
+        tightest.setdefault((room.layout, room.resize, room.cuts), room)
     for medium in recipe.inputs:
-        for room in every:
+        for room in tightest.values():
             found = _overflow(room.recipe, medium, room)
             if found:
                 findings.add(found)
