@@ -11,7 +11,7 @@ from functools import cache
 
 from ..dsl.codes import CODES, FAMILIES
 from ..dsl.diagnostics import Diagnostic, Painter, RecipeError, message, plain
-from ..dsl.explain import Explanation, Sample, explained, explanation
+from ..dsl.explain import Explanation, Sample, explanation
 from ..dsl.load import load_text
 
 FILE = "example.vlm"
@@ -20,8 +20,10 @@ FILE = "example.vlm"
 
 def pages() -> dict[str, str]:
     """The published pages by file name: one a code, and the index."""
-    written = {code: page(explanation(code)) for code in explained()}
-    return {"README.md": _index(written), **{f"{code}.md": text for code, text in written.items()}}
+    return {
+        "README.md": _index(),
+        **{f"{code}.md": page(explanation(code)) for code in CODES},
+    }
 
 
 def page(about: Explanation) -> str:
@@ -91,7 +93,7 @@ def _block(sample: Sample) -> str:
     return f"```{sample.language}\n{sample.text}```\n"
 
 
-def _index(written: dict[str, str]) -> str:
+def _index() -> str:
     lines = [
         "# Messages by their codes",
         "",
@@ -104,6 +106,6 @@ def _index(written: dict[str, str]) -> str:
         lines += [
             f"| [{code}]({code}.md) | {title} |"
             for code, title in CODES.items()
-            if code in written and code.startswith(letter)
+            if code.startswith(letter)
         ]
     return "\n".join(lines) + "\n"

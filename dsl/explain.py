@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 
 from .codes import CODES
 
@@ -51,14 +50,8 @@ def explanation(code: str) -> Explanation:
     >>> explanation("S402").title
     'key-value heads do not divide the heads'
     """
-    return read(code, (_folder() / f"{code}.md").read_text(encoding="utf-8"))
-
-
-def explained() -> list[str]:
-    """The codes that have a page, in the order of the table of codes."""
-    there = {item.name.removesuffix(".md") for item in _folder().iterdir()}
-    assert there <= set(CODES), f"no code has these pages: {sorted(there - set(CODES))}"
-    return [code for code in CODES if code in there]
+    file = files(__package__) / "explanations" / f"{code}.md"
+    return read(code, file.read_text(encoding="utf-8"))
 
 
 def read(code: str, text: str) -> Explanation:
@@ -86,7 +79,3 @@ def _prose_and_sample(code: str, text: str) -> tuple[str, Sample]:
     language, shown, _ = fences
     assert language in ("vlm", "console"), f"{code}: a block in the language {language}"
     return prose.strip(), Sample(language, shown)
-
-
-def _folder() -> Traversable:
-    return files(__package__) / "explanations"

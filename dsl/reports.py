@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .codes import CODES
 from .diagnostics import Diagnostic, Edit, Fix, Label
-from .explain import explained, explanation
+from .explain import explanation
 from .source import LAID_OVER, Span
 
 SCHEMA = (
@@ -70,19 +70,15 @@ def sarif(diagnostics: Iterable[Diagnostic]) -> dict[str, Any]:
 
 
 def _rule(code: str, title: str) -> dict[str, Any]:
-    rule: dict[str, Any] = {
+    page = explanation(code)
+    path = Path(str(files("triptych.dsl") / "explanations" / f"{code}.md"))
+    return {
         "id": code,
         "shortDescription": {"text": title},
-        "fullDescription": {"text": title},
+        "fullDescription": {"text": _unwrapped(page.what)},
+        "help": {"text": "\n\n".join(map(_unwrapped, (page.what, page.why, page.fix)))},
+        "helpUri": path.absolute().as_uri(),
     }
-    if code in explained():
-        page = explanation(code)
-        rule["fullDescription"] = {"text": _unwrapped(page.what)}
-        said = map(_unwrapped, (page.what, page.why, page.fix))
-        rule["help"] = {"text": "\n\n".join(said)}
-        path = Path(str(files("triptych.dsl") / "explanations" / f"{code}.md"))
-        rule["helpUri"] = path.absolute().as_uri()
-    return rule
 
 
 def _unwrapped(text: str) -> str:
