@@ -159,7 +159,11 @@ def prove_checkpoint(recipe: Recipe, source: Path) -> tuple[Diagnostic, ...]:
         Diagnostic(
             "W808",
             problem,
-            labels(recipe, ("weights", f"the map does not fit {source.name}")),
+            labels(
+                recipe,
+                ("weights.from", f"{source.name} is not what the map is of"),
+                ("weights", "the map"),
+            ),
             "each tensor of a checkpoint is loaded or ignored, and each parameter comes from one",
             Fix("add `map`, `fresh` or `ignore` for them, or name another checkpoint"),
         )
@@ -177,12 +181,12 @@ def _missing(
     missing = [tensor.name for tensor in wanted if tensor.name not in found]
     untrained = [name for name in missing if name in fresh]
     if untrained:
-        yield f"{len(untrained)} tensors are fresh, and not trained there: {_listed(untrained)}"
+        yield f"{_counted(untrained)} fresh, and not trained there: {_listed(untrained)}"
     lacking = [name for name in missing if name not in fresh]
     if lacking:
         near = nearest(lacking[0], found)
         hint = f"; there is {near}" if near else ""
-        yield f"{len(lacking)} tensors are missing: {_listed(lacking)}{hint}"
+        yield f"{_counted(lacking)} missing: {_listed(lacking)}{hint}"
 
 
 def _homeless(
@@ -190,7 +194,11 @@ def _homeless(
 ) -> Iterator[str]:
     extra = [name for name in found if name not in known and not published.reason_to_ignore(name)]
     if extra:
-        yield f"{len(extra)} tensors have no place in the recipe: {_listed(extra)}"
+        yield f"{_counted(extra)} without a place in the recipe: {_listed(extra)}"
+
+
+def _counted(names_: list[str]) -> str:
+    return "1 tensor is" if len(names_) == 1 else f"{len(names_)} tensors are"
 
 
 def _listed(names_: list[str]) -> str:

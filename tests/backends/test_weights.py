@@ -224,8 +224,8 @@ def test_all_that_does_not_fit_is_named_at_once(recipe, state, tmp_path):
     with pytest.raises(WeightsError) as caught:
         Weights.open(recipe, tmp_path / "w.safetensors")
     said = str(caught.value)
-    assert "1 tensors are missing: merger.fc1.bias; there is merger.fc" in said
-    assert "1 tensors have no place in the recipe: extra.weight" in said
+    assert "1 tensor is missing: merger.fc1.bias; there is merger.fc" in said
+    assert "1 tensor is without a place in the recipe: extra.weight" in said
     assert "lm.norm.weight is [32] here and [7] there" in said
 
 

@@ -83,7 +83,7 @@ def test_check_holds_a_checkpoint_against_the_map(folder):
     save_file(tensors, "less.safetensors")
     done = triptych("check", "scenes", "--weights", "less.safetensors")
     assert done.exit_code == 1
-    assert "error[W808]: 1 tensors are missing: lm.norm.weight" in done.stderr
+    assert "error[W808]: 1 tensor is missing: lm.norm.weight" in done.stderr
 
 
 def test_check_needs_a_recipe():
