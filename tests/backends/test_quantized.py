@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from triptych.backends.aot import Aot
+from triptych.backends.artefact import weights
 from triptych.backends.base import BackendError
 from triptych.backends.eager import Eager
 from triptych.backends.inductor import Inductor
@@ -18,6 +19,7 @@ from triptych.dsl.load import load_recipe
 
 from .conftest import TINY, assert_same_methods
 
+MIXED = "chat.target=eager(precision: [bf16(lm), f32(vit), bf16(merger)])"
 QUANTIZED = "chat.quantize=[int8(lm.blocks), int8(vit.blocks.mlp)]"
 
 
@@ -62,12 +64,21 @@ def test_the_error_is_told(capsys):
     assert told.startswith("18 linear layers in 8 bits; off full precision: vision_image ")
 
 
-def test_every_other_backend_computes_the_same(quantized, tmp_path):
-    eager = Eager().compile(quantized)
-    inductor = Inductor(tmp_path / "cache").compile(quantized)
-    assert_same_methods(quantized, inductor, eager, 1e-5, batch=2, slots=128)
-    artefact = Aot().build(quantized, tmp_path / "artefact")
-    assert_same_methods(quantized, artefact.executable, eager, 1e-5, batch=2, slots=128)
+def test_inductor_computes_the_same(quantized, tmp_path):
+    inductor = Inductor(tmp_path).compile(quantized)
+    assert_same_methods(quantized, inductor, Eager().compile(quantized), 1e-5, batch=2, slots=128)
+
+
+def test_an_artefact_holds_8_bits_beside_two_precisions(tmp_path):
+    recipe = load_recipe(TINY, amend=[QUANTIZED, MIXED])
+    both = job(recipe, "chat", weights=0)
+    artefact = Aot().build(both, tmp_path / "artefact")
+    held = weights(artefact.folder, artefact.manifest)
+    assert {name for name, x in held.items() if x.dtype == torch.int8} == set(both.quantized)
+    assert held["vit.patch_embed.weight"].dtype == torch.float32
+    assert held["lm.embed.weight"].dtype == torch.bfloat16
+    ours, eager = artefact.executable, Eager().compile(both)
+    assert_same_methods(both, ours, eager, 2e-2, batch=2, slots=128)
 
 
 def test_tensorrt_refuses_it_by_name(quantized, tmp_path):
