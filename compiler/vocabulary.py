@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 from ..blocks.input.writing import vocabulary_file
@@ -20,10 +21,10 @@ def pieces_of(recipe: Recipe) -> Pieces | None:
     assert recipe.tokens
     said = recipe.tokens.tokenizer.model_dump()
     for folder in _folders(recipe):
-        file = vocabulary_file(said, folder)
-        if not file.is_file():
-            continue
         try:
+            file = vocabulary_file(said, folder)
+            if not file.is_file():
+                continue
             return KINDS[said["call"]](file)
         except (OSError, ValueError, RuntimeError, KeyError):
             return None  # training and inference say what is wrong with the file
@@ -42,4 +43,5 @@ def _cached(repository: str) -> Iterator[Path]:
     """The snapshots of a repository in the hub's cache."""
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    yield from sorted(hub.glob(f"models--{repository.replace('/', '--')}/snapshots/*"))
+    name = escape(repository.replace("/", "--"))
+    yield from sorted(hub.glob(f"models--{name}/snapshots/*"))

@@ -168,7 +168,10 @@ class Shelf:
 
     def text(self, path: Path) -> str:
         """What stands in a file, or in an editor in its place."""
-        unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
+        try:
+            unsaved = self._unsaved.get(path.resolve()) if self._unsaved else None
+        except (OSError, ValueError):
+            unsaved = None  # reading it says why it is no file
         return read_text(path) if unsaved is None else unsaved
 
     def find(

@@ -67,9 +67,9 @@ def vocabulary_file(tokenizer: Mapping[str, Any], resources: Path | None = None)
 
     `tokenizer` is what the spec says of it; a name without an ending is that of a rank file.
     """
-    path = Path(tokenizer.get("path") or tokenizer["name"])
+    path = Path(tokenizer["path"] if "path" in tokenizer else tokenizer["name"])
     if not path.suffix:
-        path = path.with_suffix(".tiktoken")
+        path = path.parent / f"{path.name}.tiktoken"
     if resources is not None and (resources / path).is_file():
         return resources / path
     return SHIPPED / path

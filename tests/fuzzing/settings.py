@@ -32,6 +32,7 @@ from triptych.tests.fuzzing.chance import Chance
 NUMBERS = (1, 2, 4, 8, 16, 3, 32, 64, 0, 7, 100, 1000, 28, 512, 8192, 10**9, 10**18)
 FRACTIONS = ("0.5", "1", "0.1", "0.95", "1e-6", "2", "0", "1e4", "0.07")
 TEXTS = ('"a"', '"<|im_end|>"', '""', '"a b\\n"', '"一 \\"x\\""', '"*.b.*"', '"#no comment"')
+TEXTS += ('"."', '"/"', '"**"', '"x\0y"', f'"{"a" * 300}"')  # no file has such a name
 PATHS = ("vit", "lm", "merger", "lm.blocks", "vit.blocks[0..1]", "image", "first", "chatml", "eos")
 PATHS += ("lm.embed", "lm.blocks.attn", "vit.patches", "vit.blocks[1]", "video", "nothing", "all")
 SETTINGS = ("lm.width", "vit.width", "vit.patch", "lm.context", "lm.depth", "this.width", "lm.ffn")
