@@ -199,7 +199,8 @@ class _Writer:
                 return f"[{', '.join(items)}]"
             case {"expression": text, **rest} if not rest:
                 return self._verbatim(text, path)
-            case {"call": call, **arguments}:
+            case {"call": call}:
+                arguments = {key: value for key, value in data.items() if key != "call"}
                 return self._call(_name(call, f"{path}.call"), arguments, path)
             case {"item": _}:
                 return self._item(data, path)
@@ -215,7 +216,7 @@ class _Writer:
             forms = dict.fromkeys(arguments[opened], forms[opened].member)
             arguments = _table(arguments[opened], f"{path}.{opened}")
         positional = model.positional if model else ()
-        written = []
+        written = list[str]()
         for key, value in arguments.items():
             text = self._value(value, forms.get(key), f"{path}.{_name(key, path)}")
             is_first = key == (positional[len(written)] if len(written) < len(positional) else "")

@@ -93,18 +93,16 @@ def _may_be_called(part: Part, block: syntax.Imported, findings: Findings) -> bo
 
 def with_imports(diagnostics: Iterable[Diagnostic], whole: Whole) -> Iterator[Diagnostic]:
     """The diagnostics; those about text that an import brought in start where it was asked for."""
+    imports = [(part, part.imported) for part in whole.parts.values() if part.imported]
     for diagnostic in diagnostics:
-        primary = diagnostic.primary
-        part = primary and next(
-            (part for part in whole.parts.values() if part.imported and _holds(part, primary.span)),
-            None,
-        )
-        if part is None or any(label.span == part.imported for label in diagnostic.labels):
+        label = diagnostic.primary
+        holders = (it for it in imports if label and _holds(it[0], label.span))
+        part, span = next(holders, (None, None))
+        if part is None or span is None or any(one.span == span for one in diagnostic.labels):
             yield diagnostic
             continue
-        assert part.imported
-        own = Label(part.imported, f"`{part.name}` is imported here")
-        others = (replace(label, primary=False) for label in diagnostic.labels)
+        own = Label(span, f"`{part.name}` is imported here")
+        others = (replace(one, primary=False) for one in diagnostic.labels)
         block = part.name if part.kind in SINGLE_BLOCKS else f"{part.kind} {part.name}"
         fix = Fix(f"import what it needs as well, or change it here: `amend {block} {{ ... }}`")
         yield replace(diagnostic, labels=(own, *others), fix=fix)

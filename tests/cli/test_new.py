@@ -11,8 +11,13 @@ from click.testing import CliRunner
 from triptych.cli.choices import SIZES, chain, parts, sources, table_of_choices
 from triptych.cli.main import cli
 from triptych.compiler.pipeline import prove
+from triptych.dsl import load
 from triptych.dsl.format import format_text
-from triptych.dsl.load import load_recipe
+
+
+def load_recipe(name):
+    return load.load_recipe(name)
+
 
 ENCODERS = (
     "qwen2_vl_7b.vit",

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from triptych.dsl import load
 from triptych.dsl.diagnostics import RecipeError
+from triptych.dsl.files import shipped_recipes
 from triptych.dsl.format import format_text
-from triptych.dsl.load import load_recipe, load_text, shipped_recipes
+
+
+def load_recipe(name):
+    return load.load_recipe(name)
+
+
+def load_text(text, name="<text>"):
+    return load.load_text(text, name)
+
 
 OTHER = """
 recipe other {

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.dsl import limits
+from triptych.dsl import limits, load
 from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.parse import parse
 from triptych.dsl.source import Source
+
+
+def load_recipe(name):
+    return load.load_recipe(name)
+
+
+def load_text(text, name="<text>"):
+    return load.load_text(text, name)
 
 
 def codes(text):

@@ -11,14 +11,24 @@ import pytest
 
 import triptych
 from triptych.compiler.pipeline import prove
+from triptych.dsl import load
 from triptych.dsl.assumed import assumed
 from triptych.dsl.diagnostics import RecipeError
 from triptych.dsl.evaluate import settings_of, types_of
+from triptych.dsl.files import shipped_recipes
 from triptych.dsl.format import format_text
 from triptych.dsl.generated import read_json, to_text
-from triptych.dsl.load import load_recipe, load_text, shipped_recipes
 from triptych.dsl.recipe import CALLS
 from triptych.dsl.schema import schema, to_json
+
+
+def load_recipe(name):
+    return load.load_recipe(name)
+
+
+def load_text(text, name="<text>"):
+    return load.load_text(text, name)
+
 
 PAGE = (Path(triptych.__file__).parent / "docs" / "generated.md").read_text(encoding="utf-8")
 
