@@ -17,6 +17,9 @@ from ..types import MOST_TRIED, Bounds, evaluate
 SHAPES = ((1280, 720), (1920, 1080), (640, 480), (1024, 1024), (720, 1280))
 """Pictures and frames that a reader knows, in pixels: the first that fails is the example."""
 
+SHORT = 28
+"""The shorter side of the thinnest frame that is tried, in pixels."""
+
 
 @dataclass(frozen=True)
 class Room:
@@ -204,31 +207,33 @@ def _advice(given: ImageInput | VideoInput, room: Room, unbounded: bool) -> str:
 def _example(recipe: Recipe, medium: str, item: Cost, room: int) -> str | None:
     """The smallest item that fails, found by search over the domain.
 
-    Of pictures that keep their shape it is the smallest square, of others the first of a familiar
-    shape, of clips the shortest of a familiar shape.
+    Of pictures that keep their shape it is the smallest square, or where all squares fit the
+    smallest strip; of others the first of a familiar shape; of clips the shortest of one.
     """
     given = recipe.inputs[medium]
     assert item.text.most is not None
     if isinstance(given, VideoInput):
         return _shortest_clip(recipe, medium, given, item, room)
-    squares = isinstance(given.resize, Native)
-    for width, height in _squares(given.resize) if isinstance(given.resize, Native) else SHAPES:
+    for shape, width, height in _pictures(given):
         if _is_admitted(given, width, height):
             size = {f"{medium}.width": width, f"{medium}.height": height}
             tokens = evaluate(item.places, size) + item.text.most
             if tokens > room:
-                shown = f"{width}x{height}"
-                shown = (
-                    f"the smallest square that fails, {shown}," if squares else f"one of {shown}"
-                )
-                return f"{shown} takes {tokens:,} tok"
+                return f"{shape.format(f'{width}x{height}')} takes {tokens:,} tok"
     return None
 
 
-def _squares(resize: Native) -> Iterator[tuple[int, int]]:
-    """Squares of growing sides, to where the budget of one picture is full."""
-    for side in range(1, (math.isqrt(resize.budget.high) + 1) * resize.multiple + 1):
-        yield side, side
+def _pictures(given: ImageInput) -> Iterator[tuple[str, int, int]]:
+    """Pictures to try, those of a kind in growing size: what to call them, width and height."""
+    if not isinstance(given.resize, Native):
+        yield from (("one of {}", *shape) for shape in SHAPES)
+        return
+    longest = (math.isqrt(given.resize.budget.high) + 1) * given.resize.multiple
+    for side in range(1, longest + 1):
+        yield "the smallest square that fails, {},", side, side
+    thinnest = given.aspect.high if given.aspect else 1
+    for side in range(1, longest + 1 if thinnest > 1 else 0):
+        yield "the smallest strip that fails, {},", thinnest * side, side
 
 
 def _is_admitted(given: ImageInput | VideoInput, width: int, height: int) -> bool:
@@ -242,7 +247,8 @@ def _shortest_clip(
     """The clip of a familiar shape that fails with the fewest frames."""
     clips = _clips(domain(recipe)[f"{medium}.frames"])
     assert item.text.most is not None
-    for width, height in SHAPES:
+    thin = [(given.aspect.high * SHORT, SHORT)] if given.aspect else []
+    for width, height in (*SHAPES, *thin):
         if not _is_admitted(given, width, height):
             continue
         size = {f"{medium}.width": width, f"{medium}.height": height}

@@ -12,7 +12,8 @@ from triptych.compiler.tokens import domain, item_cost
 from triptych.compiler.types import evaluate
 from triptych.compiler.vocabulary import pieces_of
 from triptych.dsl.diagnostics import RecipeError, render
-from triptych.dsl.load import load_recipe, load_text, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe, load_text
 
 WIDE = """replace mode chat {
   layout = chat_template batch = 1..8 prompt = ..12288tok new = 512tok
@@ -127,13 +128,15 @@ def test_new_tokens_that_a_later_stage_trains_are_a_warning():
     assert "until a later stage" in warning.reason
 
 
-@pytest.mark.parametrize("least, most, room", [(1, 9, 12), (4, 30, 18), (2, 12, 9)])
-def test_the_smallest_square_that_fails_is_the_smallest(least, most, room):
+@pytest.mark.parametrize(
+    ("least", "most", "room"), [(1, 9, 12), (4, 30, 18), (2, 12, 9), (4, 9, 10), (7, 9, 13)]
+)
+def test_the_smallest_picture_that_fails_is_the_smallest(least, most, room):
     recipe = changed(
         "scenes",
         f"""
         amend input image {{
-          aspect = ..2
+          aspect = ..6
           resize = native(multiple: 32px, budget: {least}tok..{most}tok)
         }}
         amend stage tell {{ truncate = {room}tok }}
@@ -141,20 +144,27 @@ def test_the_smallest_square_that_fails_is_the_smallest(least, most, room):
     )
     cost = item_cost(recipe, recipe.layouts["chat"], "image")
 
-    def tokens(side: int) -> int:
-        return evaluate(cost.places, {"image.width": side, "image.height": side})
+    def failing(aspect: int) -> list[str]:
+        sizes = [(aspect * side, side) for side in range(1, 400)]
+        return [
+            f"{width}x{height}"
+            for width, height in sizes
+            if evaluate(cost.places, {"image.width": width, "image.height": height}) > room
+        ]
 
-    failing = [side for side in range(1, 400) if tokens(side) > room]
+    squares, strips = failing(1), failing(6)
     try:
         prove(recipe)
     except RecipeError as error:
         (found,) = (one for one in error.diagnostics if one.code == "T507")
-        if failing:
-            assert f"the smallest square that fails, {failing[0]}x{failing[0]}," in found.reason
+        if squares:
+            assert f"the smallest square that fails, {squares[0]}," in found.reason
+        elif strips:
+            assert f"the smallest strip that fails, {strips[0]}," in found.reason
         else:
             assert "around it" in found.reason or "at most" in found.reason
     else:
-        assert not failing
+        assert not squares and not strips
 
 
 def test_the_shortest_clip_that_fails_is_the_shortest():
