@@ -339,7 +339,8 @@ class _References:
             self.layouts_at(f"{name}.layout.{kind}", names)
 
     def _selector(self, selector: Selector, span: Span) -> None:
-        self._look_up("F604", selector.parts[0].name, PARTS, "a part of the model", span)
+        wanted = "a path that begins with a part" if selector.parts[1:] else "a part of the model"
+        self._look_up("F604", selector.parts[0].name, PARTS, wanted, span)
 
     # asserts
 

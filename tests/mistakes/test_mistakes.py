@@ -24,6 +24,7 @@ MISTAKES = {
     "trained_off_the_path": "F607",
     "adapter_over_training": "F602",
     "adapter_of_a_tied_head": "F608",
+    "adapter_by_a_name": "F604",
     "new_tokens_in_frozen_rows": "F620",
     "special_outside_vocabulary": "T501",
     "two_tokens_on_one_id": "T502",
@@ -58,6 +59,7 @@ MISTAKES = {
 """What a user did, and the code that refuses it; the story stands at the head of NAME.vlm."""
 
 ALONE = {
+    "adapter_by_a_name",
     "freeze_of_no_part",
     "stage_after_nothing",
     "unknown_key",
