@@ -49,29 +49,50 @@ def rules_of(part: Part, whole: Whole, findings: Findings) -> dict[str, Rule]:
         if isinstance(entry.statement, syntax.Rule)
     }
     tokens = whole.parts.get("tokens")
-    specials = [name for kind, name in tokens.entries if kind == "special"] if tokens else []
+    specials = [name for kind, name in tokens.entries if kind == "special"] if tokens else None
     seeing = [name for name, one in whole.parts.items() if one.kind in ("encoder", "adapter")]
     reader = _RuleReader(part.name, rules, specials, seeing, findings)
     read = {name: reader.read(rule) for name, rule in rules.items()}
     _refuse_recursion(rules, findings)
     _refuse_idle(part.name, rules, findings)
+    if reader.lacking:
+        findings.add(_without_tokens(part, reader.lacking, whole))
     return read
 
 
+def _without_tokens(part: Part, asked: Sequence[Span], whole: Whole) -> Diagnostic:
+    """One mistake, however many tokens a layout would write."""
+    dropped = whole.dropped.get("tokens")
+    return Diagnostic(
+        "N213",
+        f"the layout `{part.name}` writes special tokens, and the recipe has no `tokens`",
+        (
+            Label(asked[0], "such as this one"),
+            *([Label(dropped, "dropped here", False)] if dropped else []),
+        ),
+        fix=Fix("add `tokens { ... }`, which declares them"),
+    )
+
+
 class _RuleReader:
-    """Reads the items of one layout's rules; `seeing` are the parts that make features."""
+    """Reads the items of one layout's rules; `seeing` are the parts that make features.
+
+    `specials` is None where the recipe declares none; `lacking` then gathers where one is written.
+    """
 
     def __init__(
         self,
         layout: str,
         rules: Mapping[str, syntax.Rule],
-        specials: Iterable[str],
+        specials: Iterable[str] | None,
         seeing: Iterable[str],
         findings: Findings,
     ) -> None:
         self._layout = layout
         self._rules = rules
-        self._specials = tuple(specials)
+        self._specials = tuple(specials or ())
+        self._unknown = specials is None
+        self.lacking: list[Span] = []
         self._seeing = tuple(seeing)
         self._findings = findings
 
@@ -148,6 +169,9 @@ class _RuleReader:
 
     def _special(self, name: str, span: Span, parameters: tuple[str, ...]) -> bool:
         if name in self._specials:
+            return True
+        if self._unknown and name not in self._rules:
+            self.lacking.append(span)
             return True
         known = (*self._specials, *parameters)
         near = nearest(name, known)

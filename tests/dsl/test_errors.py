@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "add_special_present": ("N210", 'amend tokens { add special end = "<e>" @ 502 }'),
     "declared_again": ("N210", "stage first { }"),
     "no_verb": ("N211", "stage third { }"),
+    "tokens_dropped": ("N213", "drop tokens"),
     "drop_lacking": ("N209", "drop stage sceond"),
     "drop_setting_lacking": ("N209", "amend lm { drop kv_head }"),
     "drop_assert_lacking": ("N209", "drop assert caption.worst(images: 2) <= lm.context"),
@@ -425,7 +426,7 @@ def test_wide_letters_and_tabs_keep_the_carets_in_place():
         load_text('recipe r {\n\tlayout l { user(b) -> "一二" many }\n}\n', "case.vlm")
     lines = caught.value.render().splitlines()
     shown = next(line for line in lines if "一二" in line)
-    carets = next(line for line in lines if re.search(r" \^{4}$", line))
+    carets = next(line for line in lines if re.search(r" \^{4} ", line))
     assert shown.index("many") + 2 == carets.index("^^^^")  # two letters are two columns wide
 
 
