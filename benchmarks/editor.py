@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.cli.editor.server import PAUSE
-from triptych.dsl.load import shipped_recipes
+from triptych.dsl.files import shipped_recipes
 
 HOVER, COMPLETE = "textDocument/hover", "textDocument/completion"
 LIMIT = 0.1

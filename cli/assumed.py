@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import click
 
 from ..dsl.assumed import assumed
-from ..dsl.load import load_recipe, shipped_recipes
+from ..dsl.files import shipped_recipes
+from ..dsl.load import load_recipe
 from ..dsl.recipe import Recipe
 from ..dsl.worth import at
 from .output import amend_option, echo_json, heading, json_option, table

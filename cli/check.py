@@ -13,7 +13,8 @@ import click
 
 from ..dsl.assumed import assumed
 from ..dsl.diagnostics import Diagnostic, RecipeError, ansi, message, plain, read_more
-from ..dsl.load import Shelf, load_recipe, recipes_of, shipped_recipes
+from ..dsl.files import shipped_recipes
+from ..dsl.load import Shelf, load_recipe, recipes_of
 from ..dsl.recipe import Recipe
 from .colour import wants_colour
 from .output import amend_option, echo_json

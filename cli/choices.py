@@ -9,7 +9,8 @@ from functools import cache
 import click
 
 from ..dsl.diagnostics import listing, nearest
-from ..dsl.load import load_recipe, shipped_recipes
+from ..dsl.files import shipped_recipes
+from ..dsl.load import load_recipe
 from ..dsl.parse import parse
 from ..dsl.recipe import Recipe
 from ..dsl.source import Source

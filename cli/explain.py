@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from ..dsl.codes import CODES, FAMILIES
 from ..dsl.diagnostics import ansi, nearest
 from ..dsl.explain import Explanation, explanation
-from ..dsl.load import write_text
+from ..dsl.files import write_text
 from .output import echo_json, heading, json_option, table
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from ..dsl.diagnostics import Diagnostic
+from ..dsl.files import read_text, shipped_recipes, write_text
 from ..dsl.fixing import mended
-from ..dsl.load import read_text, shipped_recipes, write_text
 from ..dsl.source import Source
 from .colour import wants_colour
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from ..dsl.diagnostics import Diagnostic, RecipeError
+from ..dsl.files import read_text, write_text
 from ..dsl.format import format_text
-from ..dsl.load import read_text, write_text
 from .fixing import echo_diff, unified
 
 STDIN = "-"

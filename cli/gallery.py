@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from ..dsl.diagnostics import RecipeError
-from ..dsl.load import load_recipe, read_text, title_of, write_text
+from ..dsl.files import read_text, title_of, write_text
+from ..dsl.load import load_recipe
 from ..dsl.recipe import Recipe
 
 EXAMPLES = """\b

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..dsl.load import load_recipe, shipped_recipes, title_of
+from ..dsl.files import shipped_recipes, title_of
+from ..dsl.load import load_recipe
 
 
 @click.command("list")

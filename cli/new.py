@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from ..dsl.diagnostics import RecipeError
-from ..dsl.load import SUFFIX, load_text, read_text, write_text
+from ..dsl.files import SUFFIX, read_text, write_text
+from ..dsl.load import load_text
 from .choices import SIZES, chosen, completed, table_of_choices
 from .output import table
 from .template import TEMPLATE

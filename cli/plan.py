@@ -1,4 +1,4 @@
-"""`triptych plan`: what each training stage trains and freezes."""
+"""`triptych plan`: what each training stage trains and freezes, and what it takes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..dsl.load import load_recipe, shipped_recipes
+from ..dsl.files import shipped_recipes
+from ..dsl.load import load_recipe
+from .costs import MEMORY, TOKENS, asked_for, costs_of, of_modes, of_stage
+from .media_options import image_option, video_option
 from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
     from ..compiler.ops import Param
+    from ..compiler.outlay import Outlay
     from ..compiler.plan import Plan, StagePlan
     from ..dsl.kinds import CallModel
     from ..dsl.stages import DropPath, Ramp, Stage
@@ -21,7 +25,9 @@ _FEW = 6
 
 EXAMPLES = """\b
 Examples:
-  triptych plan qwen2_vl_7b                     each stage: trained, frozen, rates, what is assumed
+  triptych plan qwen2_vl_7b                     each stage: trained, frozen, tokens, work, memory
+  triptych plan qwen2_vl_7b --gpus 8 --memory 80GiB          what fits, and how it is sharded
+  triptych plan qwen2_vl_7b --image 1280x720 --text 512tok --rows 4
   triptych plan --all                           one line a stage, for every recipe that ships
   triptych plan my.vlm --set "sft.train=[lm]"   as if the recipe said so
 """
@@ -30,33 +36,71 @@ Examples:
 @click.command("plan", epilog=EXAMPLES)
 @click.argument("recipes", nargs=-1, metavar="RECIPE...")
 @click.option("--all", "shipped", is_flag=True, help="Every recipe that ships, in short.")
+@image_option
+@video_option
+@click.option(
+    "--text",
+    type=TOKENS,
+    help="Tokens of a sample beside those of its pictures and clips.  [default: 256tok]",
+)
+@click.option("--answer", type=TOKENS, help="How many of these are scored.  [default: all]")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Samples, or packed rows, of a micro-batch; prompts of a mode.",
+)
+@click.option("--gpus", type=click.IntRange(min=1), help="How many devices there are.")
+@click.option("--memory", type=MEMORY, help="What each of them holds: `80GiB`.")
 @amend_option
 @json_option
 def plan_command(
-    recipes: Sequence[str], shipped: bool, amend: Sequence[str], as_json: bool
+    recipes: Sequence[str],
+    shipped: bool,
+    images: Sequence[tuple[int, int]],
+    videos: Sequence[tuple[int, int, float, float]],
+    text: int | None,
+    answer: int | None,
+    rows: int,
+    gpus: int | None,
+    memory: int | None,
+    amend: Sequence[str],
+    as_json: bool,
 ) -> None:
-    """Show what each training stage of a RECIPE trains and freezes, by part and exactly.
+    """Show what each training stage of a RECIPE trains and freezes, by part and exactly, and what
+    stages and modes take: tokens, operations and memory for samples of a given size.
 
-    A stage must say of each parameter what becomes of it; where it does not, the exit code is 1.
+    Without sizes, a sample is a picture of 448x448 (a clip of ten seconds where there are only
+    clips) with 256 tokens of text. A stage must say of each parameter what becomes of it; where it
+    does not, the exit code is 1. Training runs in one process: what more GPUs would need is said,
+    not done.
     """
     from ..compiler.plan import plan
 
     if not recipes and not shipped:
         raise click.UsageError("Name a recipe, or say --all.")
-    plans = [
-        plan(load_recipe(name, amend=amend))
-        for name in (*recipes, *(shipped_recipes() if shipped else ()))
-    ]
-    if as_json:
-        data = [made.to_json() for made in plans]
-        echo_json(data[0] if len(data) == 1 and not shipped else data)
+    if (gpus is None) != (memory is None):
+        raise click.UsageError("Say both --gpus and --memory, as in --gpus 8 --memory 80GiB.")
+    asked = asked_for(images, videos, text, answer, rows, gpus, memory)
+    names = (*recipes, *(shipped_recipes() if shipped else ()))
+    loaded = [load_recipe(name, amend=amend) for name in names]
+    plans = [plan(recipe) for recipe in loaded]
+    if as_json and shipped:
+        echo_json([made.to_json() for made in plans])
+    elif as_json:
+        data = [
+            made.to_json() | {"costs": costs_of(recipe, made, asked).to_json()}
+            for recipe, made in zip(loaded, plans, strict=True)
+        ]
+        echo_json(data[0] if len(data) == 1 else data)
     elif shipped:
         _in_short(plans)
     else:
-        for number, made in enumerate(plans):
+        for number, (recipe, made) in enumerate(zip(loaded, plans, strict=True)):
             if number:
                 click.echo()
-            _in_full(made)
+            _in_full(made, costs_of(recipe, made, asked))
 
 
 def _in_short(plans: Sequence[Plan]) -> None:
@@ -81,15 +125,17 @@ def selector_texts(stage: StagePlan) -> list[str]:
     return [str(entry) for entry in stage.settings.train]
 
 
-def _in_full(made: Plan) -> None:
+def _in_full(made: Plan, costs: Outlay) -> None:
     from ..compiler.plan import by_part
 
     heading(f"{made.recipe}: {made.total:,} parameters in {len(made.parameters):,} tensors")
     table([("  parts", _sum(by_part(made.parameters)))])
-    for stage in made.stages:
+    for stage, cost in zip(made.stages, costs.stages, strict=True):
         click.echo()
         heading(f"stage {stage.name}")
-        table([(f"  {name}", value) for name, value in _rows(stage) if value])
+        rows = [*_rows(stage), *of_stage(cost)]
+        table([(f"  {name}", value) for name, value in rows if value])
+    of_modes(costs.modes)
     if made.assumed:
         click.echo()
         heading("assumed, since nothing published says it")

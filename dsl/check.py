@@ -67,7 +67,8 @@ def _recipe(whole: Whole, language: int, models: Mapping[str, Model], facts: Fac
     def of_kind(kind: str) -> dict[str, Any]:
         return {name: models[name] for name, part in whole.parts.items() if part.kind == kind}
 
-    return Recipe(
+    # Its blocks have been validated each on its own.
+    return Recipe.model_construct(
         name=whole.name,
         language=language,
         tokens=of_kind("tokens").get("tokens"),

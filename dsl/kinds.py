@@ -15,8 +15,13 @@ from .reading import Measure, Named, Plain, Ranged
 class Model(BaseModel):
     """What every block and call has: frozen, and closed to settings it does not know."""
 
+    # A recipe uses a third of all models: each is made ready when it is first asked for.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        defer_build=True,
     )
 
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "cli": ["cli", "backends", "compiler", "dsl", "recipes", "blocks.input"],
 }
 # dsl finds the recipes that ship by name.
-MAY_IMPORT["dsl/load.py"] = ["dsl", "recipes"]
+MAY_IMPORT["dsl/files.py"] = ["dsl", "recipes"]
 RULES_OF_INPUT = ("sizes", "layout", "tokenizer", "writing")
 NO_TORCH = ["dsl", "recipes", "compiler", *(f"blocks/input/{name}.py" for name in RULES_OF_INPUT)]
 TORCH_ALLOWED = ["compiler/lower.py"]

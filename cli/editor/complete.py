@@ -13,10 +13,10 @@ from ...dsl.check import EDITION
 from ...dsl.described import description
 from ...dsl.diagnostics import Findings
 from ...dsl.evaluate import model_in, settings_of, types_of
+from ...dsl.files import shipped_recipes, title_of
 from ...dsl.inputs import INPUTS
 from ...dsl.kinds import Model, PartModel
 from ...dsl.layouts import CONTENT_RULES
-from ...dsl.load import shipped_recipes, title_of
 from ...dsl.reading import names_of
 from ...dsl.references import ASSERTED_CALLS, ASSERTED_COUNTS
 from ...dsl.whole import ENTRY_HOMES, NAMED_BLOCKS, SINGLE_BLOCKS, TYPED_BLOCKS

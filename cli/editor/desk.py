@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ...dsl import syntax
 from ...dsl.diagnostics import Findings, RecipeError
-from ...dsl.load import SUFFIX, Shelf, finish, read_text, shipped_recipes
+from ...dsl.files import SUFFIX, read_text, shipped_recipes
+from ...dsl.load import Shelf, finish
 from ...dsl.parse import attempt
 from ...dsl.recipe import Recipe
 from ...dsl.salvage import salvage

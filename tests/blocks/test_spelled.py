@@ -13,7 +13,8 @@ from triptych.blocks.input.tokenizer import Tokenizer
 from triptych.blocks.input.writing import SHIPPED, tokenised, vocabulary_file
 from triptych.compiler.spec import layout_json
 from triptych.compiler.tokens import ends, placed
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 MARKERS = (
     "###",

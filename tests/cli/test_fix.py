@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from triptych.cli.main import cli
 from triptych.dsl.diagnostics import Diagnostic, Edit, Fix, Label
+from triptych.dsl.files import shipped_recipes
 from triptych.dsl.fixing import mended
-from triptych.dsl.load import shipped_recipes
 from triptych.dsl.source import Source
 
 BASE = """\

@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 from triptych.cli.main import cli
 from triptych.compiler.build import build
 from triptych.compiler.weights import names
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.diagnostics import RecipeError
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 GOOD = "recipe a extends qwen2_vl_2b {\n}\n"
 BAD = "recipe b extends qwen2_vl_2b {\n  amend lm { widht = 3 }\n}\n"
@@ -131,7 +133,9 @@ def test_fmt_reads_standard_input_where_it_is_asked_to():
     assert fmt(done.stdout, "--diff").exit_code == 0
     shown = fmt("recipe a{}", "--diff")
     assert (shown.exit_code, shown.stdout[:7]) == (1, "--- -\n+")
-    assert fmt(b"\xff").exception.diagnostics[0].code == "E107"
+    wrong = fmt(b"\xff").exception
+    assert isinstance(wrong, RecipeError)
+    assert wrong.diagnostics[0].code == "E107"
 
 
 def test_fmt_goes_on_after_a_file_that_does_not_follow_the_grammar(folder):
@@ -139,6 +143,7 @@ def test_fmt_goes_on_after_a_file_that_does_not_follow_the_grammar(folder):
     (folder / "b.vlm").write_text("recipe b{}")
     done = CliRunner().invoke(cli, ["fmt", "a.vlm", "b.vlm"])
     assert done.stdout == "b.vlm: formatted\n"
+    assert isinstance(done.exception, RecipeError)
     assert [found.code for found in done.exception.diagnostics] == ["E103"]
     assert (folder / "b.vlm").read_text() == "recipe b {}\n"
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from triptych.cli.plan import plan_command
 from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.load import shipped_recipes
+from triptych.dsl.files import shipped_recipes
 
 
 def run(*argv):

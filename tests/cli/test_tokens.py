@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from triptych.cli.tokens import tokens_command
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 PICTURES = ["224x224", "28x28", "100x33", "448x448", "640x480", "1280x720", "1920x1080"]
 PICTURES += ["4032x3024", "8192x8192"]

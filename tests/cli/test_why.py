@@ -11,7 +11,8 @@ from triptych.cli.assumed import assumed_command
 from triptych.cli.main import cli
 from triptych.cli.why import why_command
 from triptych.dsl.diagnostics import RecipeError
-from triptych.dsl.load import load_recipe, load_text, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe, load_text
 from triptych.dsl.why import chain, paths_of
 from triptych.dsl.worth import Found, at
 
@@ -133,6 +134,7 @@ def test_a_wrong_path_is_told_the_nearest(path, meant):
         chain(load_recipe("qwen2_vl_2b"), path)
     (found,) = caught.value.diagnostics
     assert found.code == "N204"
+    assert found.fix
     assert found.fix.text == f"write `{meant}`"
 
 

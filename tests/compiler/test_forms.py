@@ -9,7 +9,8 @@ from triptych.compiler.forms import CONTENT, MANY, SHOWN_AGAIN, TAGGED, forms
 from triptych.compiler.spec import layout_json
 from triptych.compiler.tokens import counted, ends, item_cost, item_tokens, placed
 from triptych.compiler.types import evaluate
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 SIZE = (96, 64)
 CLIP = (8, 2.0)

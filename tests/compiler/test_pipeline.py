@@ -12,7 +12,8 @@ from triptych.compiler.pipeline import Watcher, for_inference, for_training, mod
 from triptych.compiler.text import text, text_of_methods
 from triptych.compiler.types import TensorType, evaluate, substitute
 from triptych.compiler.verify import verify
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 
 def fed(graph):

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from triptych.compiler.coverage import coverage
-from triptych.compiler.plan import assumed, by_part, count, plan
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.compiler.plan import by_part, count, plan
+from triptych.dsl.assumed import assumed
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 TOWER_AND_MERGER, LM = 675_759_104, 7_615_616_512
 

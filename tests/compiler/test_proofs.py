@@ -6,7 +6,8 @@ import pytest
 
 from triptych.compiler.pipeline import for_training, prove
 from triptych.dsl.diagnostics import RecipeError, render
-from triptych.dsl.load import load_recipe, load_text, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe, load_text
 
 OBJECTIVE = "add objective naming : RegionWords { regions = %s words = %s temperature = 0.1 }"
 NO_CLIPS = "drop input video amend encoder vit { in = image }"

@@ -12,7 +12,8 @@ from triptych.compiler.passes.infer_shapes import infer
 from triptych.compiler.pipeline import for_inference, for_training, model
 from triptych.compiler.text import read_graph, read_methods, text, text_of_methods
 from triptych.compiler.types import Symbol, TensorType, total
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

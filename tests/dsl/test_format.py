@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from triptych.dsl.files import shipped_recipes
 from triptych.dsl.format import WIDTH, format_text
-from triptych.dsl.load import load_text, shipped_recipes
+from triptych.dsl.load import load_text
 from triptych.dsl.parse import parse
 from triptych.dsl.source import Source, Span
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 import re
 from pathlib import Path
 
@@ -162,10 +164,56 @@ def test_what_is_wrong_with_the_recipe_is_said_of_its_text(small):
     assert {diagnostic.code for diagnostic in caught.value.diagnostics} == {"N202", "V302"}
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2", '{"lm": NaN}', "[" * 100_000, '"' + "x" * 10])
+@pytest.mark.parametrize("text", ["{", "[1, 2", '{"lm": NaN}', "[" * 100_000, '"xx', "1" * 9_000])
 def test_what_is_no_json(text):
     with pytest.raises(RecipeError):
         to_text(read_json(text, "recipe.json"), "small")
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    1e400,
+    10**30,
+    "",
+    "lm",
+    "4 *",
+    "}",
+    '"',
+    "a\nb",
+    "\ud800",
+    "1 # x",
+    "#",
+    [[]],
+)
+ODD += ([], {}, {"call": "x"}, {"call": "mix", "shares": 3}, {"expression": 3}, {"item": "text"})
+
+
+def places(data, path=()):
+    """The way to each value inside."""
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, inner in items:
+        yield (*path, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl_tiny", "internvl_14b_tiny"])
+def test_whatever_the_json_holds_the_answer_is_a_recipe_or_a_diagnostic(name):
+    whole = plain(load_recipe(name))
+    chance = random.Random(name)
+    for _ in range(80):
+        data = copy.deepcopy(whole)
+        *way, last = chance.choice(list(places(data)))
+        inner = data
+        for key in way:
+            inner = inner[key]
+        inner[last] = chance.choice(ODD)
+        try:
+            load_text(to_text(data, "odd"), "odd.vlm")
+        except RecipeError as error:
+            assert error.render().startswith("error[")
 
 
 def test_texts_keep_every_letter(small):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import triptych
-from triptych.dsl.load import shipped_recipes
+from triptych.dsl.files import shipped_recipes
 from triptych.dsl.units import UNITS
 from triptych.dsl.whole import NAMED_BLOCKS, SINGLE_BLOCKS
 

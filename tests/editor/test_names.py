@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.dsl.load import shipped_recipes
+from triptych.dsl.files import shipped_recipes
 
 VARIANT = """recipe mine extends "base.vlm" {
   import sam as tower, neck from deepseek_vl_7b

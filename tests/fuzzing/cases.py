@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from triptych.dsl.load import shipped_recipes
+from triptych.dsl.files import shipped_recipes
 from triptych.tests.fuzzing.author import Author
 from triptych.tests.fuzzing.chance import Chance, Seeded
 from triptych.tests.fuzzing.meddler import Meddler

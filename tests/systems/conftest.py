@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 from triptych.dsl.recipe import Recipe
 
 TINY = tuple(name for name in shipped_recipes() if "_tiny" in name)

@@ -13,7 +13,8 @@ from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Attachment, Turn
 from triptych.cli.main import cli
 from triptych.compiler.pipeline import for_inference, for_training
-from triptych.dsl.load import load_recipe, shipped_recipes
+from triptych.dsl.files import shipped_recipes
+from triptych.dsl.load import load_recipe
 from triptych.tests.parity.qwen2_vl import prompts_cases
 
 PICTURE = {"type": "image", "image": "a.png"}
