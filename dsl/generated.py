@@ -44,6 +44,8 @@ def read_json(text: str, name: str) -> Json:
         source = Source(name, text)
         label = Label(source.span(error.pos, error.pos + 1), error.msg)
         raise RecipeError([Diagnostic("E101", "this is no JSON", (label,))]) from None
+    except ValueError:
+        raise RecipeError([Diagnostic("E101", "a number of the JSON is too long")]) from None
     except RecursionError:
         raise RecipeError([Diagnostic("E110", "the JSON is nested too deeply")]) from None
 
@@ -109,7 +111,11 @@ def _list(data: Json, path: str) -> list[Json]:
 
 
 def _string(data: Json, path: str) -> str:
-    return data if isinstance(data, str) else _misshapen(path, "a string")
+    if not isinstance(data, str):
+        _misshapen(path, "a string")
+    if not data.isascii() and any("\ud800" <= letter <= "\udfff" for letter in data):
+        _misshapen(path, "a string of whole letters")
+    return data
 
 
 def _name(data: Json, path: str) -> str:
@@ -192,7 +198,7 @@ class _Writer:
                 return repr(data)
             case str():
                 is_text = form is not None and form.is_text
-                return quoted(data) if is_text else self._verbatim(data, path)
+                return quoted(_string(data, path)) if is_text else self._verbatim(data, path)
             case list():
                 member = form.member if form else None
                 items = (self._value(it, member, f"{path}[{i}]") for i, it in enumerate(data))
@@ -213,8 +219,9 @@ class _Writer:
         forms = _forms(model)
         opened = model.open_arguments if model else None
         if opened and opened in arguments:
-            forms = dict.fromkeys(arguments[opened], forms[opened].member)
+            member = forms[opened].member
             arguments = _table(arguments[opened], f"{path}.{opened}")
+            forms = dict.fromkeys(arguments, member)
         positional = model.positional if model else ()
         written = list[str]()
         for key, value in arguments.items():

@@ -79,7 +79,7 @@ def test_the_schema_is_that_of_the_models(whole, golden):
     for model in (*CALLS.values(), *(m for kind in KINDS for m in types_of(kind).values())):
         stated = set(whole["$defs"][model.__name__]["properties"])
         assert set(settings_of(model)) <= stated, model
-    golden.check("schema/vit.json", json.dumps(whole["$defs"]["ViT"], indent=2) + "\n")
+    golden.check("schema/mrope.json", json.dumps(whole["$defs"]["Mrope"], indent=2) + "\n")
 
 
 KINDS = ("input", "encoder", "adapter", "lm", "objective", "mode")
