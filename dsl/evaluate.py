@@ -333,7 +333,13 @@ class Evaluator:
             return None
         part = self.whole.parts.get(home if first.name == "this" else first.name)
         if part is None:
-            self._astray(first, self.whole.parts, f"there is no part `{first.name}`")
+            having = [
+                name
+                for name, other in self.whole.parts.items()
+                if (model := model_of(other)) and rest[0].name in settings_of(model)
+            ]
+            known = having or self.whole.parts
+            self._astray(first, known, f"there is no part `{first.name}`")
         model = model_of(part)
         if model is None:
             raise Reported

@@ -86,13 +86,16 @@ class _References:
         return [name for name, part in self._whole.parts.items() if part.kind in kinds]
 
     def _look_up(
-        self, code: str, name: str, kinds: tuple[str, ...], wanted: str, span: Span
+        self, code: str, name: str, kinds: tuple[str, ...], wanted: str, span: Span, taker: str = ""
     ) -> bool:
-        """Whether the name is a block of these kinds; a finding if it is not."""
+        """Whether the name is a block of these kinds; a finding if it is not.
+
+        What a part might take in its place is not itself, the `taker`.
+        """
         part = self._whole.parts.get(name)
         if part and part.kind in kinds:
             return True
-        known = self._names(*kinds)
+        known = [one for one in self._names(*kinds) if one != taker]
         if part:
             self._findings.add(
                 Diagnostic(
@@ -110,7 +113,8 @@ class _References:
         labels = [Label(span, f"this takes {wanted}")]
         if name in self._whole.dropped:
             labels.append(Label(self._whole.dropped[name], "dropped here", False))
-        fix = Fix(f"write {listing(known, last='or')}") if known else None
+        verb = "begin with" if wanted.startswith("a path") else "write"
+        fix = Fix(f"{verb} {listing(known, last='or')}") if known else None
         noun = "part " if kinds == PARTS else f"{kinds[0]} " if len(kinds) == 1 else ""
         self._findings.add(
             Diagnostic(
@@ -129,7 +133,8 @@ class _References:
         kinds = _FEEDS[self._whole.parts[name].kind]
         wanted = f"{', '.join(map(article, kinds[:-1]))} or {article(kinds[-1])}"
         for number, source in enumerate(sources):
-            self._look_up("N204", source.part, kinds, wanted, self._span(f"{name}.in", number))
+            span = self._span(f"{name}.in", number)
+            self._look_up("N204", source.part, kinds, wanted, span, taker=name)
 
     def part_at(self, path: str, name: str | None) -> None:
         """A path into a part starts at one."""
