@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..dsl.diagnostics import Diagnostic, Edit, Findings, Fix, nearest
+from ..dsl.diagnostics import Diagnostic, Findings, Fix, nearest
 from ..dsl.published import (
     Filled,
     Form,
@@ -20,7 +20,6 @@ from ..dsl.published import (
     Transposed,
 )
 from ..dsl.recipe import Recipe
-from ..dsl.source import Span
 from .build import build
 from .ops import Head, Init, Param
 from .places import labels
@@ -355,23 +354,17 @@ def _idle(recipe: Recipe, path: str, pattern: str) -> Diagnostic:
         "a rule that catches nothing is a slip: what it was meant for starts some other way",
         Fix(f"drop it: the matrix of the head is `{part}.embed.weight`")
         if tied
-        else _meant(recipe, path, pattern, graph.parameters()),
+        else _meant(pattern, graph.parameters()),
     )
 
 
-def _meant(recipe: Recipe, path: str, pattern: str, names: Iterable[str]) -> Fix:
+def _meant(pattern: str, names: Iterable[str]) -> Fix:
     """The pattern of parameters that are there, where one is near to what was written."""
     known = {re.sub(r"\.\d+(?=\.)", ".*", name) for name in names}
     if pattern.endswith(".*"):
         known = {f"{name.rpartition('.')[0]}.*" for name in known}
-    near, span = nearest(pattern, sorted(known)), recipe.span(path)
-    if near is None:
-        return Fix("name parameters as `triptych show` lists them")
-    edits = list[Edit]()
-    if span and span.text.count(f'"{pattern}"') == 1:
-        start = span.start + span.text.index(f'"{pattern}"')
-        edits = [Edit(Span(span.source, start, start + len(pattern) + 2), f'"{near}"')]
-    return Fix(f'write `"{near}"`', tuple(edits), safe=False)
+    near = nearest(pattern, sorted(known))
+    return Fix(f'write `"{near}"`' if near else "name parameters as `triptych show` lists them")
 
 
 def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:
