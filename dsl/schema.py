@@ -18,7 +18,8 @@ from pydantic_core import PydanticUndefined
 from .assumed import assumed
 from .check import EDITION
 from .facts import SETTINGS
-from .forms import EXPRESSION, NAME, Form, Json, Models, Schema, Shown, either, form_of
+from .fields import form_of
+from .forms import EXPRESSION, NAME, Form, Json, Models, Schema, Shown, either
 from .names import WIDENED
 from .reading import Default
 from .recipe import Recipe
