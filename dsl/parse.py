@@ -23,6 +23,7 @@ from .diagnostics import (
 from .limits import DEEPEST_NESTING, LONGEST_TEXT
 from .source import Source, Span
 from .units import LARGEST, UNITS, Quantity
+from .whole import NAMED_BLOCKS
 
 MOST_SYNTAX_ERRORS = 10
 
@@ -278,6 +279,9 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
     typed = _TYPED.search(source.text[: span.start])
     if typed and expected == {"NAME"}:
         return _lacks_equals(source.span(*typed.span("name")), typed.end())
+    kind = _KIND.search(source.text[: span.start])
+    if kind and "FROM" in expected:
+        return _import_by_kind(source.span(*kind.span("kind")), span)
     is_name = token.type in ("NAME", "ARGUMENT_NAME")  # `depth 28`, and `depth: 28`
     if "SETTING_NAME" in expected and is_name and "NAME" not in expected:
         return _no_statement(span, after, expected)
@@ -286,6 +290,22 @@ def _explain(error: UnexpectedInput, source: Source) -> Diagnostic:
         "E101",
         f"`{span.text}` cannot stand here" if span.text else "the text ends too soon",
         (Label(span, f"here can stand {_one_of(wanted)}"),),
+    )
+
+
+_KIND = re.compile(rf"\b(?P<kind>{'|'.join(NAMED_BLOCKS)})\s+\Z")
+"""The first of two words in `import encoder vit from ...`."""
+
+
+def _import_by_kind(kind: Span, name: Span) -> Diagnostic:
+    return Diagnostic(
+        "E101",
+        "an import names a block without its kind",
+        (Label(kind, f"`{name.text}` alone says which is meant"),),
+        fix=Fix(
+            f"leave `{kind.text}` out",
+            (Edit(kind.source.span(kind.start, name.start), ""),),
+        ),
     )
 
 
