@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,8 +10,9 @@ import click
 
 from ..dsl.load import load_recipe
 from ..dsl.recipe import Recipe
+from .media_options import image_option, sizes_refused, video_option
 from .output import amend_option, echo_json, heading, json_option, table
-from .token_table import RECORDED, counts, show, sides_of
+from .token_table import counts, show, sides_of
 
 if TYPE_CHECKING:
     from ..compiler.forms import Form
@@ -30,57 +29,10 @@ Examples:
 """
 
 
-def _sizes(
-    context: click.Context, option: click.Parameter, given: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Each `WxH` as width and height."""
-    found = []
-    for text in given:
-        match = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,6})", text)
-        if match is None:
-            raise click.BadParameter(f"{text!r} is no size; write 1280x720", context, option)
-        found.append((int(match[1]), int(match[2])))
-    return found
-
-
-def _clips(
-    context: click.Context, option: click.Parameter, given: Sequence[str]
-) -> list[tuple[int, int, float, float]]:
-    """Each `WxH,SECONDSs[@FPSfps]` as width, height, seconds, and frames a second."""
-    found = []
-    for text in given:
-        match = re.fullmatch(
-            r"([1-9]\d{0,6})x([1-9]\d{0,6}),(\d+(?:\.\d+)?)s(?:@(\d+(?:\.\d+)?)fps)?", text
-        )
-        if match is None:
-            raise click.BadParameter(
-                f"{text!r} is no clip; write 1280x720,10s or 1280x720,10s@24fps", context, option
-            )
-        seconds, rate = float(match[3]), float(match[4] or RECORDED)
-        if not seconds * rate:
-            raise click.BadParameter(f"{text!r} has no frames", context, option)
-        found.append((int(match[1]), int(match[2]), seconds, rate))
-    return found
-
-
 @click.command("tokens", epilog=EXAMPLES)
 @click.argument("recipe")
-@click.option(
-    "--image",
-    "images",
-    multiple=True,
-    metavar="WxH",
-    callback=_sizes,
-    help="A picture, in pixels. Repeatable.",
-)
-@click.option(
-    "--video",
-    "videos",
-    multiple=True,
-    metavar="WxH,SECONDSs[@FPSfps]",
-    callback=_clips,
-    help="A clip. Repeatable.",
-)
+@image_option
+@video_option
 @click.option(
     "--table",
     "sides",
@@ -124,7 +76,7 @@ def tokens_command(
     for medium in (one for one, is_wanted in wanted.items() if is_wanted):
         if medium not in loaded.inputs or (loaded.lm and medium not in placed(loaded, [rules])):
             raise click.ClickException(f"layout {name} of {recipe} places no {medium}")
-    with _sizes_refused():
+    with sizes_refused():
         found = counts(loaded, rules, sides, seconds)
         clips = [(w, h, (round(length * rate), rate)) for w, h, length, rate in videos]
         items = [counted(loaded, rules, "image", size) for size in images]
@@ -139,17 +91,6 @@ def tokens_command(
         _show_rooms(rooms)
     else:
         _show_forms(loaded, name)
-
-
-@contextmanager
-def _sizes_refused() -> Iterator[None]:
-    """What the recipe says of a size that it refuses, as an error of the command."""
-    from ..blocks.input.sizes import SizeError
-
-    try:
-        yield
-    except SizeError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _layout(loaded: Recipe, recipe: str, wanted: str | None) -> str:

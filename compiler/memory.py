@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from .costing import Said, Shapes, feed, run
 from .costs.kernels import ITEMS
@@ -70,10 +70,13 @@ def held(program: Program, stage: StagePlan, workers: int = 1) -> Held:
     """What the trainer keeps for a stage."""
     said = stage.settings.precision
     trained = sum(param.count for param in stage.trained.values())
+    used = {name for graph in program.methods.values() for name in graph.parameters()}
     weights = masters = beside = 0
     for name, param in program.parameters.items():
         item = item_of(said, name)
-        weights += item * param.count
+        # What no method uses is kept as it was given, and nowhere else.
+        if item == WIDE or name in used or name in stage.trained:
+            weights += item * param.count
         if item < WIDE and name in stage.trained:
             masters += WIDE * param.count
         elif item < WIDE:
@@ -132,10 +135,13 @@ def training_step(
     return Measure(dict(tape.flops), once, tape.peak, at_peak)
 
 
-def answering(program: Program, method: str, shapes: Shapes, said: Said) -> Measure:
-    """One call of a method of a mode, its caches counted in."""
+def answering(
+    program: Program, method: str, shapes: Shapes, said: Said, eight: Collection[str] = ()
+) -> Measure:
+    """One call of a method of a mode, its caches counted in; `eight` names weights in 8 bits."""
     tape = Tape()
     live = _weights(tape, program, said)
+    live |= {name: replace(live[name], item=1) for name in eight}
     live |= {name: live[tied] for name, tied in program.ties.items()}
     graph = program.methods[method]
     inputs = feed(tape, graph, shapes, said)

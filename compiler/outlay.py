@@ -20,6 +20,7 @@ from .pipeline import for_inference, for_training
 from .placement import Placement, Placer
 from .plan import Plan, StagePlan
 from .precision import coarsest
+from .quantization import quantized
 from .tokens import as_seen, domain, item_tokens, shown
 from .types import Bounds, bounds, evaluate
 from .workload import Item, Sample, row_of, seen, shapes_of
@@ -216,7 +217,8 @@ def _stage(recipe: Recipe, stage: Stage, planned: StagePlan, asked: Asked) -> St
     rows = ceil(stage.batch / samples)
     shapes = partial(shapes_of, recipe, stage, sample)
     # Pairs are told apart by one another: their batch is never cut, and grows by more than itself.
-    micro = rows if "pairs" in program.spec else min(asked.rows, rows)
+    pairs = "pairs" in program.spec
+    micro = rows if pairs else min(asked.rows, rows)
     step = training_step(program, planned, shapes(micro))
     each = {
         part: {phase: flops // (micro * samples) for phase, flops in phases.items()}
@@ -224,7 +226,7 @@ def _stage(recipe: Recipe, stage: Stage, planned: StagePlan, asked: Asked) -> St
     }
     placement = None
     if asked.devices is not None and asked.memory is not None:
-        placer = Placer(program, planned, shapes, rows)
+        placer = Placer(program, planned, shapes, rows, pairs=pairs)
         placement = placer.place(asked.devices, asked.memory)
     return StageOutlay(
         planned.name,
@@ -246,19 +248,26 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
     sample, tokens = sample_of(recipe, f"mode {name}", mode, asked)
     said: Said = mode.target.precision
     shapes = shapes_of(recipe, mode, sample, asked.rows)
+    eight = quantized(recipe, mode)
     a_token, cache = _cache(program, said, shapes)
+    unseen = {one for one in recipe.inputs if one not in {item.medium for item in sample.items}}
     methods = {
-        method: answering(program, method, _one_token(method, shapes), said)
+        method: answering(program, method, one_call(method, shapes), said, eight)
         for method in program.methods
+        if method.partition("_")[2] not in unseen
     }
     methods = {
         method: replace(one, peak=one.peak - one.at_peak.get("cache", 0))
         for method, one in methods.items()
     }
     used = {name for graph in program.methods.values() for name in graph.parameters()}
-    weights = sum(
-        item_of(said, one) * param.count for one, param in program.parameters.items() if one in used
-    )
+    weights = 0
+    for one, param in program.parameters.items():
+        item = item_of(said, one)
+        if one in eight:
+            weights += param.count + item * param.shape[0]
+        elif one in used:
+            weights += item * param.count
     return ModeOutlay(
         name,
         tokens if isinstance(mode, Mode) else None,
@@ -270,7 +279,8 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
     )
 
 
-def _one_token(method: str, shapes: Shapes) -> Shapes:
+def one_call(method: str, shapes: Shapes) -> Shapes:
+    """The sizes of one call of a method: `decode` takes one token of each prompt."""
     return Shapes({**shapes.values, "length": 1}, shapes.segments) if method == "decode" else shapes
 
 

@@ -67,13 +67,22 @@ class Placement:
 
 
 class Placer:
-    """Finds how a stage fits; `shapes` says what so many rows are, `rows` how many a step has."""
+    """Finds how a stage fits; `shapes` says what so many rows are, `rows` how many a step has.
+
+    A batch of `pairs` that are told apart by one another is not cut into micro-batches.
+    """
 
     def __init__(
-        self, program: Program, stage: StagePlan, shapes: Callable[[int], Shapes], rows: int
+        self,
+        program: Program,
+        stage: StagePlan,
+        shapes: Callable[[int], Shapes],
+        rows: int,
+        *,
+        pairs: bool = False,
     ) -> None:
         self._program, self._stage = program, stage
-        self._shapes, self._rows = shapes, rows
+        self._shapes, self._rows, self._pairs = shapes, rows, pairs
         self._item = ITEMS[coarsest(stage.settings.precision)]
         self._peaks: dict[tuple[int, bool, bool], int] = {}
 
@@ -95,9 +104,10 @@ class Placer:
         """The least sharding that fits `devices` of `memory` bytes each."""
         least: int | None = None
         for sharding in self.shardings(devices):
-            need = self.need(sharding, 1)
+            share = max(1, self._rows // sharding.ways)
+            need = self.need(sharding, share if self._pairs else 1)
             if need <= memory:
-                rows = self._largest(sharding, memory)
+                rows = share if self._pairs else self._largest(sharding, share, memory)
                 return Placement(sharding, rows, self.need(sharding, rows))
             least = need if least is None else min(least, need)
         assert least is not None
@@ -140,13 +150,12 @@ class Placer:
                 kept = self._inputs_of_blocks(rows) if sharding.tensor > 1 else 0
                 return ceil((whole - kept) / sharding.tensor) + kept
 
-    def _largest(self, sharding: Sharding, memory: int) -> int:
-        """Rows of the largest micro-batch, given that one fits.
+    def _largest(self, sharding: Sharding, most: int, memory: int) -> int:
+        """Rows of the largest micro-batch, `most` at most, given that one fits.
 
         Need grows with rows in straight pieces, ever steeper: what a piece promises is too much at
         most, and what a chord promises too little.
         """
-        most = max(1, self._rows // sharding.ways)
         if most == 1:
             return 1
         one = self.need(sharding, 1)

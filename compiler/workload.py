@@ -11,12 +11,13 @@ from ..blocks.input.sizes import grid_of
 from ..dsl.inputs import VideoInput
 from ..dsl.modes import AnyMode, Mode
 from ..dsl.objectives import Matching, Uniform
+from ..dsl.parts import QueryDecoder
 from ..dsl.recipe import Recipe
 from ..dsl.stages import Stage
 from .costing import Shapes
 from .tokens import as_seen, clip_rule, item_tokens, pictures, shown, size_rule
 from .types import evaluate
-from .yields import views
+from .yields import views, yielded
 
 WORDS = 4
 """Tokens that a region's label is taken to have; each picture is taken to have one region."""
@@ -134,6 +135,12 @@ def shapes_of(recipe: Recipe, purpose: Stage | AnyMode, sample: Sample, batch: i
             segments[f"{view}.segment_id"] = rows
             values[f"{view}.patches"] = sum(rows)
             values.setdefault("patches", sum(rows))
+    if isinstance(recipe.lm, QueryDecoder) and "pictures" in values:
+        # What it takes is what the tower yields; its queries have the places.
+        (source,) = recipe.adapters[recipe.lm.in_[0].part].in_
+        tokens = yielded(recipe, source, shown(recipe, purpose)[0]).tokens
+        assert tokens
+        values["features"] = values["pictures"] * tokens
     for name, objective in recipe.objectives.items():
         twice = isinstance(objective, Matching) and objective.negatives == Uniform(share="all")
         values[f"{name}.texts"] = (1 + twice) * batch
