@@ -127,7 +127,8 @@ class _Walk:
         return bare if path not in origins and bare in origins else path
 
     def _link(self, path: str, found: Found, origin: Origin, relation: Any, depth: int) -> Link:
-        how: How = "given" if origin.kind == "inherited" else origin.kind
+        kind = origin.kind
+        how: How = "given" if kind == "inherited" or kind == "imported" else kind
         if path == steps_of(path)[0] and path != "language":
             how = "declared"
         text = origin.span.text if origin.span else _default_text(path, found)
@@ -226,8 +227,8 @@ def _owner(found: Found) -> str:
 def _note(found: Found) -> str:
     if found.owner is not None:
         return description(type(found.owner), found.name)
-    is_stated = isinstance(found.value, Model) and not str(found)
-    return description(type(found.value)) if is_stated else ""
+    value = found.value
+    return description(type(value)) if isinstance(value, Model) and not str(found) else ""
 
 
 def _default_text(path: str, found: Found) -> str:

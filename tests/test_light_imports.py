@@ -16,6 +16,7 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "tokenizers", "PIL", "av")
         (["--help"], 0),
         (["list"], 0),
         (["lsp", "--help"], 0),
+        (["check", "qwen2_vl_2b", "--format", "sarif"], 0),
         (["why", "qwen2_vl_72b", "vit.tokens"], 0),
         (["assumed", "qwen2_vl_72b"], 0),
         (["check", "qwen2_vl_72b"], 0),

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from triptych.tests.fuzzing.cases import KINDS, SHARES, beside, case
@@ -49,7 +50,7 @@ def _run(seed: int, count: int, keep: Path) -> int:
             print(f"{kind}:{number} fails: {why}", flush=True)
             if failures[why] == 1:
                 keep.mkdir(parents=True, exist_ok=True)
-                less = shrunk(text, lambda small, why=why: _failure(small, Counter()) == why)
+                less = shrunk(text, partial(_fails_so, why))
                 (keep / f"{kind}_{number}.vlm").write_text(less, encoding="utf-8", newline="")
         if (number + 1 - seed) % EVERY == 0:
             print(f"{number + 1 - seed:,} cases, {time.monotonic() - started:,.0f} s", flush=True)
@@ -62,6 +63,10 @@ def _run(seed: int, count: int, keep: Path) -> int:
     for why, times in failures.most_common():
         print(f"  {times:,} times: {why}")
     return 1 if failures else 0
+
+
+def _fails_so(why: str, text: str) -> bool:
+    return _failure(text, Counter()) == why
 
 
 def _failure(text: str, answers: Counter[str]) -> str:

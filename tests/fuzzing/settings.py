@@ -8,7 +8,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from triptych.dsl.evaluate import model_of, settings_of
 from triptych.dsl.kinds import CallModel, Selector
 from triptych.dsl.reading import (
     Amounts,
@@ -31,10 +30,14 @@ from triptych.tests.fuzzing.chance import Chance
 
 NUMBERS = (1, 2, 4, 8, 16, 3, 32, 64, 0, 7, 100, 1000, 28, 512, 8192, 10**9, 10**18)
 FRACTIONS = ("0.5", "1", "0.1", "0.95", "1e-6", "2", "0", "1e4", "0.07")
-TEXTS = ('"a"', '"<|im_end|>"', '""', '"a b\\n"', '"一 \\"x\\""', '"*.b.*"', '"#no comment"')
-TEXTS += ('"."', '"/"', '"**"', '"x\0y"', f'"{"a" * 300}"')  # no file has such a name
-PATHS = ("vit", "lm", "merger", "lm.blocks", "vit.blocks[0..1]", "image", "first", "chatml", "eos")
-PATHS += ("lm.embed", "lm.blocks.attn", "vit.patches", "vit.blocks[1]", "video", "nothing", "all")
+TEXTS = (
+    *('"a"', '"<|im_end|>"', '""', '"a b\\n"', '"一 \\"x\\""', '"*.b.*"', '"#no comment"'),
+    *('"."', '"/"', '"**"', '"x\0y"', f'"{"a" * 300}"'),  # no file has such a name
+)
+PATHS = (
+    *("vit", "lm", "merger", "lm.blocks", "vit.blocks[0..1]", "image", "first", "chatml", "eos"),
+    *("lm.embed", "lm.blocks.attn", "vit.patches", "vit.blocks[1]", "video", "nothing", "all"),
+)
 SETTINGS = ("lm.width", "vit.width", "vit.patch", "lm.context", "lm.depth", "this.width", "lm.ffn")
 
 
@@ -140,10 +143,7 @@ class Values:
         chance = self.chance
         if not whole:
             return f"{chance.one(FRACTIONS)}{unit}"
-        low = max((mark.ge for mark in markers or () if isinstance(mark, Ge)), default=0)
-        low = max((mark.gt + 1 for mark in markers or () if isinstance(mark, Gt)), default=low)
-        high = min((mark.le for mark in markers or () if isinstance(mark, Le)), default=1 << 20)
-        high = min((mark.lt - 1 for mark in markers or () if isinstance(mark, Lt)), default=high)
+        low, high = _bounds(markers or [])
         number = f"{min(high, max(low, chance.one(NUMBERS)))}{unit}"
         form = chance.below(12)
         if form == 9:
@@ -160,7 +160,7 @@ class Values:
             inner = get_args(typed)[1]
             kinds = dict.fromkeys(chance.some(lambda: chance.one(("chat", "text", "pairs")), 3, 1))
             return f"{name}({', '.join(f'{kind}: {self.of(inner)}' for kind in kinds)})"
-        written = []
+        written: list[str] = []
         for field, info in model.model_fields.items():
             if field == "call" or not (info.is_required() or chance.maybe(30)):
                 continue
@@ -170,16 +170,28 @@ class Values:
         return f"{name}({', '.join(written)})"
 
 
-_READERS = (Amounts, Calls, Choice, Measure, Members, MembersOr, Named, OneOrMore, OrCall)
-_READERS += (Plain, Ranged, Sides, TextsOrNames)
+_READERS = (
+    *(Amounts, Calls, Choice, Measure, Members, MembersOr, Named, OneOrMore, OrCall),
+    *(Plain, Ranged, Sides, TextsOrNames),
+)
+
+
+def _bounds(markers: list[Any]) -> tuple[int, int]:
+    """The least and the most that a whole number may be."""
+    low, high = 0, 1 << 20
+    for marker in markers:
+        match marker:
+            case Ge(ge=int(least)):
+                low = max(low, least)
+            case Gt(gt=int(below)):
+                low = max(low, below + 1)
+            case Le(le=int(most)):
+                high = min(high, most)
+            case Lt(lt=int(above)):
+                high = min(high, above - 1)
+    return low, high
 
 
 def _members(typed: Any) -> tuple[Any, ...]:
     """The types that a union is one of; a type alone is one of itself."""
     return get_args(typed) if get_origin(typed) in (Union, UnionType) else (typed,)
-
-
-def known_settings(part: Any) -> dict[str, FieldInfo]:
-    """The settings of a block."""
-    model = model_of(part)
-    return dict(settings_of(model)) if model else {}
