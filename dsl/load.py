@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -77,6 +78,10 @@ def recipes_of(name_or_path: str, shelf: "Shelf | None" = None) -> list[str]:
     return [f"{name_or_path}:{recipe.name}" for recipe in file.recipes]
 
 
+parsed = lru_cache(maxsize=128)(parse)
+"""As `parse`; a text that several recipes extend is read once."""
+
+
 class Shelf:
     """Recipe files that have been read, each once; finds the recipes that a recipe names.
 
@@ -87,7 +92,7 @@ class Shelf:
     def __init__(
         self,
         unsaved: Mapping[Path, str] = MappingProxyType({}),
-        read_tree: Callable[[Source], syntax.File] = parse,
+        read_tree: Callable[[Source], syntax.File] = parsed,
     ) -> None:
         self._unsaved = unsaved
         self._read_tree = read_tree

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from lark import Lark, Token, Transformer_NonRecursive, Tree, UnexpectedInput, v_args
+from lark import Lark, Token, Transformer_NonRecursive, Tree, UnexpectedInput
 from lark.exceptions import UnexpectedCharacters
 from lark.lexer import PatternStr
 
@@ -386,14 +386,18 @@ _NUMBER = re.compile(r"(?P<digits>[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?)(?P<unit>.
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 
 
-@v_args(meta=True)
 class _Builder(Transformer_NonRecursive[Token, Any]):
     """Makes nodes of the grammar's rules, one method each."""
 
     def __init__(self, source: Source, findings: Findings) -> None:
-        super().__init__()
+        super().__init__(visit_tokens=False)
         self._source = source
         self._findings = findings
+
+    def _call_userfunc(self, tree: Tree[Token], new_children: list[Any] | None = None) -> Any:
+        """As lark's `v_args(meta=True)`, which makes a wrapper at every call."""
+        children = tree.children if new_children is None else new_children
+        return getattr(self, tree.data)(tree.meta, children)
 
     def _span(self, at: Any) -> Span:
         return self._source.span(at.start_pos, at.end_pos)
