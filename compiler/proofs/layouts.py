@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from ...dsl.diagnostics import Diagnostic, Edit, Findings, Fix, listing
 from ...dsl.recipe import Recipe
@@ -16,6 +17,7 @@ from ...dsl.texts import (
     RepeatItem,
     Rule,
     RuleItem,
+    SlotItem,
     SpecialItem,
     TextItem,
     end_of,
@@ -25,6 +27,9 @@ from ...dsl.texts import (
 from ..build import reach
 from ..places import changed, labels
 from ..repairs import stated
+
+ANSWERS = ("assistant", "pair", "text")
+"""The rules that hold what a model is to write."""
 
 
 def prove_layouts(recipe: Recipe, findings: Findings) -> None:
@@ -65,8 +70,25 @@ def _without_loss(recipe: Recipe) -> Iterator[Diagnostic]:
                 *((path, f"{user} uses it") for user, path, name in uses if name == layout),
             ),
             "what stands inside `loss(...)` is learnt, and is what the model writes later",
-            Fix("put the answer and its end into a loss: `assistant(b) -> ... loss(b im_end)`"),
+            _marked(recipe, layout),
         )
+
+
+def _marked(recipe: Recipe, layout: str) -> Fix:
+    """How to mark what is learnt: the answer, and the special token right behind it."""
+    rules = recipe.layouts[layout].rules
+    for name in (name for name in ANSWERS if name in rules):
+        span = recipe.span(f"{layout}.{name}")
+        for answer, end in pairwise(rules[name].items):
+            if span is None or not isinstance(answer, SlotItem) or not isinstance(end, SpecialItem):
+                continue
+            found = re.compile(rf"(?<!\w){answer.parameter}\s+{end.special}\b").search(
+                span.text, span.text.index("->")
+            )
+            text = f"loss({answer.parameter} {end.special})"
+            edits = () if found is None else (_replaced(span, found, text),)
+            return Fix(f"put the answer and its end into a loss: `{text}`", edits, safe=False)
+    return Fix("put the answer and its end into a loss: `assistant(b) -> ... loss(b im_end)`")
 
 
 def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:

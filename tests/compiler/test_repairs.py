@@ -68,6 +68,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "a misspelt stage": ("F605", "after  = first", "after = frist"),
     "a misspelt layout": ("L704", "layout = caption\n    batch", "layout = captoin\n    batch"),
     "an end outside of the loss": ("L706", "loss(t end)", "loss(t) end"),
+    "nothing that is learnt": ("L705", "loss(t end)", "t end"),
     "corners without a rule": (
         "L712",
         "image(x)   -> place * x.tokens",
