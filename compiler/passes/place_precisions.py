@@ -33,12 +33,11 @@ class PlacePrecisions:
             if isinstance(node.op, Input | Cache):
                 nodes[node.name] = self._given(graph, node)
                 continue
-            wanted = self.parts.get(node.module.partition(".")[0]) or next(
-                (nodes[source].precision for source in node.inputs if nodes[source].precision), None
-            )
+            given = [nodes[source].precision for source in node.inputs]
+            own = self.parts.get(node.module.partition(".")[0])
+            wanted: DType | None = own or next(filter(None, given), None)
             inputs = list[str]()
-            for source in node.inputs:
-                have = nodes[source].precision
+            for source, have in zip(node.inputs, given, strict=True):
                 if wanted is None or have is None or have == wanted:
                     inputs.append(source)
                     continue
@@ -46,8 +45,9 @@ class PlacePrecisions:
                 cast = replace(cast, frozen=nodes[source].frozen, loc=node.loc)
                 nodes.setdefault(cast.name, cast)
                 inputs.append(cast.name)
-            own = wanted if node.type and node.type.dtype == "float" else None
-            nodes[node.name] = replace(node, inputs=tuple(inputs), precision=own)
+            is_float = node.type is not None and node.type.dtype == "float"
+            precision = wanted if is_float else None
+            nodes[node.name] = replace(node, inputs=tuple(inputs), precision=precision)
         return infer(graph.with_nodes(nodes.values()))
 
     def _given(self, graph: Graph, node: Node) -> Node:
