@@ -222,13 +222,15 @@ class _Claims:
             return _misfit(
                 self._recipe,
                 index,
+                holds[0],
                 f"`{source}` would hold `{holds[0]}` and nothing for `{form.targets[lacking]}`",
                 "a joined tensor is there whole or not at all",
             )
         try:
             shape = shape_of(form, [self._shapes[name] for name in holds])
         except ValueError as problem:
-            return _misfit(self._recipe, index, f"`{holds[0]}` cannot be laid out so", str(problem))
+            title = f"`{holds[0]}` cannot be laid out so"
+            return _misfit(self._recipe, index, holds[0], title, str(problem))
         return Published(source, shape, holds, form)
 
 
@@ -367,22 +369,34 @@ def _meant(pattern: str, names: Iterable[str]) -> Fix:
     return Fix(f'write `"{near}"`' if near else "name parameters as `triptych show` lists them")
 
 
-def _misfit(recipe: Recipe, index: int, title: str, seen: str) -> Diagnostic:
+def _misfit(recipe: Recipe, index: int, parameter: str, title: str, seen: str) -> Diagnostic:
     return Diagnostic(
         "W804",
         title,
-        labels(recipe, (f"weights.rules[{index}]", seen)),
+        labels(
+            recipe,
+            (f"weights.rules[{index}]", seen),
+            (_brought(recipe, parameter), f"`{parameter}` is part of this"),
+        ),
         "names, order and shapes of published tensors follow from the map, exactly",
         Fix("make the rule say how the published tensor holds ours"),
     )
 
 
 def _ignored(recipe: Recipe, index: int, caught: list[str]) -> Diagnostic:
+    assert recipe.weights
     more = f", and {len(caught) - 1:,} more" if len(caught) > 1 else ""
+    lines = {f"weights.rules[{n}]": rule.source for n, rule in enumerate(recipe.weights.rules)}
+    lines |= {f"weights.fresh[{n}]": rule.pattern for n, rule in enumerate(recipe.weights.fresh)}
+    placing = next(path for path, pattern in lines.items() if _regex(pattern).fullmatch(caught[0]))
     return Diagnostic(
         "W805",
         f"`{caught[0]}` is both placed and ignored{more}",
-        labels(recipe, (f"weights.ignored[{index}]", "this pattern catches it")),
+        labels(
+            recipe,
+            (f"weights.ignored[{index}]", "this pattern catches it"),
+            (placing, "this line places it"),
+        ),
         "a published tensor is loaded or ignored, not both",
         Fix("narrow the pattern"),
     )
