@@ -1,6 +1,7 @@
 """Syntax tree to recipe: every value read by its model, every complaint given its place."""
 
 from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -222,11 +223,16 @@ def _what_is_good(model: type[Model], raw: Raw, error: ValidationError) -> Model
     for name, info in model.model_fields.items():
         key = info.alias or name
         if key in raw and key not in wrong:
-            typed: Any = info.annotation
-            if info.metadata:
-                typed = Annotated[info.annotation, *info.metadata]
-            good[name] = TypeAdapter(typed).validate_python(raw[key])
+            good[name] = _reader(model, name).validate_python(raw[key])
     return model.model_construct(**good)
+
+
+@cache
+def _reader(model: type[Model], name: str) -> TypeAdapter[Any]:
+    """What reads one field of a model alone."""
+    info = model.model_fields[name]
+    typed: Any = info.annotation
+    return TypeAdapter(Annotated[typed, *info.metadata] if info.metadata else typed)
 
 
 def _specials(part: Part, evaluator: Evaluator) -> Raw:
