@@ -12,6 +12,7 @@ from .media_options import sizes_refused
 from .output import heading, table
 
 if TYPE_CHECKING:
+    from ..compiler.costs.tape import Phase
     from ..compiler.outlay import Asked, ModeOutlay, Outlay, StageOutlay, Tokens
     from ..compiler.placement import Placement
     from ..compiler.plan import Plan
@@ -22,7 +23,7 @@ GIB = 2**30
 PREFIXES = ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
 
 
-class _Measured(click.ParamType):
+class _Measured(click.ParamType[int]):
     """A number with one of several units, as the number of the smallest."""
 
     def __init__(self, name: str, units: Mapping[str, int], example: str) -> None:
@@ -137,7 +138,7 @@ def _range(bounds: Bounds) -> str:
     return f"{bounds.least:,}" if bounds.least == bounds.most else f"{bounds.least:,} to {most}"
 
 
-def _work(flops: Mapping[str, Mapping[str, int]]) -> str:
+def _work(flops: Mapping[str, Mapping[Phase, int]]) -> str:
     """Operations of one sample, by part."""
     total = sum(count for phases in flops.values() for count in phases.values())
     parts = []

@@ -15,7 +15,7 @@ from .costs.tape import Tape, Value
 from .costs.towers import Lengths
 from .graph import Graph, Node
 from .precision import coarsest
-from .types import DType, evaluate
+from .types import evaluate
 
 Said: TypeAlias = Word | Sequence[InPart]
 """What a stage or a mode says of its precision."""
@@ -36,7 +36,7 @@ def feed(
     tape: Tape, graph: Graph, shapes: Shapes, said: Said, given: Collection[str] = ()
 ) -> dict[str, Value]:
     """The tensors that the host gives to a method, by name, but for those that are `given`."""
-    items: Mapping[DType, int] = {**ITEMS, "float": ITEMS[coarsest(said)], "i64": 8}
+    items = {**ITEMS, "float": ITEMS[coarsest(said)], "i64": 8}
     made: dict[str, Value] = {}
     for node in graph:
         if not isinstance(node.op, ops.Input | ops.Cache) or node.name in given:

@@ -13,6 +13,7 @@ from ..dsl.recipe import Recipe
 from ..dsl.stages import Stage
 from .costing import Said, Shapes
 from .costs.kernels import ITEMS
+from .costs.tape import Phase
 from .graph import Program
 from .memory import Held, Measure, answering, held, item_of, training_step
 from .ops import Cache
@@ -83,7 +84,7 @@ class StageOutlay:
     samples: int
     rows: int
     micro: int
-    flops: Mapping[str, Mapping[str, int]]
+    flops: Mapping[str, Mapping[Phase, int]]
     a_step: int
     once: Mapping[str, int]
     held: Held

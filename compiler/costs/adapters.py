@@ -115,8 +115,7 @@ def attention_pool(op: ops.AttentionPool, module: Module, x: Value) -> Value:
     attn = module.under("attn")
     given = (("q", asking), ("k", module.norm("norm_k.", x)), ("v", module.norm("norm_v.", x)))
     q, k, v = (
-        heads_of(add(attn.linear(name, one), attn[f"{name}_bias"]), op.heads)
-        for name, one in given
+        heads_of(add(attn.linear(name, one), attn[f"{name}_bias"]), op.heads) for name, one in given
     )
     made = attn.linear("proj", mixed(attend(q, k, v)))
     return flatten(made, 0, 1)

@@ -279,7 +279,7 @@ def where(condition: Value, one: Value, other: Value) -> Value:
     return _from(_like(one), tape.record([one, other], [condition], backward))
 
 
-def attention(q: Value, k: Value, v: Value, mask: Value | None) -> Value:
+def attention(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
     """[B, H, T, D] in one kernel that never holds the scores; they are computed again on the way.
 
     A mask is held as numbers, each time that it is used.

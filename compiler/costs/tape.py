@@ -287,8 +287,8 @@ class Tape:
         self.live += times * (self.live - since.live)
         for what, count in self._by.items():
             self._by[what] += times * (count - since.by[what])
-        for what, count in self.flops.items():
-            self.flops[what] += times * (count - since.flops[what])
+        for key, count in self.flops.items():
+            self.flops[key] += times * (count - since.flops[key])
         if self.live > self.peak:
             self.peak, self._rising = self.live, True
 

@@ -137,7 +137,7 @@ def _attention(
     q, k, v = (unflatten(part, -1, (op.heads, -1)) for part in _qkv(op, module, x))
     if not op.packed:
         q, k, v = (transpose(part, 1, 2) for part in (q, k, v))
-        made = transpose(attention(q, k, v, None), 1, 2)
+        made = transpose(attention(q, k, v), 1, 2)
         return module.linear("proj", flatten(made, -2))
     if op.rotary:
         cos, sin = (reshape(table, (table.sizes[0], 1, table.sizes[1])) for table in rest[1:3])
@@ -164,7 +164,7 @@ def _by_segments(q: Value, k: Value, v: Value, lengths: Lengths) -> Value:
             transpose(unflatten(narrow(x, 0, count * length), 0, (-1, length)), 1, 2)
             for x in (q, k, v)
         ]
-        pieces.append(flatten(transpose(attention(*parts, None), 1, 2), 0, 1))
+        pieces.append(flatten(transpose(attention(*parts), 1, 2), 0, 1))
         del parts
     return cat(pieces, 0)
 

@@ -33,7 +33,8 @@ def test_every_operation_has_its_costs():
 
 @pytest.fixture(scope="module", params=STEPS, ids=" ".join)
 def step(request):
-    return step_of(*request.param, 2)
+    name, stage = request.param
+    return step_of(name, stage, 2)
 
 
 @pytest.fixture(scope="module")
