@@ -179,6 +179,11 @@ MISTAKES = {
       add map "model.layers.*.qo.*" -> joined(["lm.blocks.*.attn.q.*", "lm.blocks.*.attn.o.*"])
     }""",
     "W805_ignored": """amend weights { add ignore "visual.blocks.*.mlp.*" : "a slip" }""",
+    "W805_fresh": """amend weights {
+      drop map "visual.merger.mlp.2.*"
+      add fresh "merger.fc2.*" : normal(0.02)
+      add ignore "merger.fc2.*" : "a slip"
+    }""",
     "W802_within_one_rule": """amend weights {
       drop map "model.norm.*"
       add map "model.norm.*" -> joined(["lm.norm.*", "lm.norm.*"])
