@@ -55,8 +55,10 @@ def form_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Form:
     """The form of a field's type; `metadata` are the markers that pydantic took off it."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
-        bounds = [it.metadata if isinstance(it, FieldInfo) else [it] for it in more]
-        return form_of(inner, (*chain.from_iterable(bounds), *metadata))
+        marked = chain.from_iterable(
+            it.metadata if isinstance(it, FieldInfo) else [it] for it in more
+        )
+        return form_of(inner, (*marked, *metadata))
     marker = next((it for it in metadata if isinstance(it, _MARKERS)), None)
     if marker is None:
         return _unmarked(annotation, metadata)

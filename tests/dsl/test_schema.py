@@ -170,24 +170,9 @@ def test_what_is_no_json(text):
         to_text(read_json(text, "recipe.json"), "small")
 
 
-ODD = (
-    None,
-    True,
-    -1,
-    1e400,
-    10**30,
-    "",
-    "lm",
-    "4 *",
-    "}",
-    '"',
-    "a\nb",
-    "\ud800",
-    "1 # x",
-    "#",
-    [[]],
-)
-ODD += ([], {}, {"call": "x"}, {"call": "mix", "shares": 3}, {"expression": 3}, {"item": "text"})
+WORDS = ("", "lm", "4 *", "}", '"', "a\nb", "\ud800", "1 # x", "#")
+TABLES = ({}, {"call": "x"}, {"call": "mix", "shares": 3}, {"expression": 3}, {"item": "text"})
+ODD: list[object] = [None, True, -1, 1e400, 10**30, [], [[]], *WORDS, *TABLES]
 
 
 def places(data, path=()):
