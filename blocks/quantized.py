@@ -14,7 +14,10 @@ LARGEST = 127
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of whole numbers `weight` [O, I], times one `scale` for each output, [O]."""
+    """A linear layer of whole numbers `weight` [O, I], times a float32 `scale` of each output, [O].
+
+    The sum is brought back to the precision of what goes in.
+    """
 
     weight: Tensor
     scale: Tensor
@@ -27,10 +30,10 @@ class Int8Linear(nn.Module):
         scale_O = torch.where(largest_O > 0, largest_O / LARGEST, torch.ones_like(largest_O))
         whole_OI = (exact_OI / scale_O[:, None]).round().clamp(-LARGEST, LARGEST)
         self.register_buffer("weight", whole_OI.to(torch.int8))
-        self.register_buffer("scale", scale_O.to(linear.weight.dtype))
+        self.register_buffer("scale", scale_O)
         self.bias = linear.bias
 
     def forward(self, x_I: Tensor) -> Tensor:
         """From [..., I] to [..., O]."""
         y_O = functional.linear(x_I, self.weight.to(x_I.dtype)) * self.scale
-        return y_O if self.bias is None else y_O + self.bias
+        return (y_O if self.bias is None else y_O + self.bias).to(x_I.dtype)

@@ -12,6 +12,7 @@ from triptych.backends.base import BackendError
 from triptych.backends.eager import Eager
 from triptych.backends.inductor import Inductor
 from triptych.backends.job import job
+from triptych.backends.packing import TOLERANCE
 from triptych.backends.tensorrt import TensorRT
 from triptych.blocks.quantized import Int8Linear
 from triptych.cli.executing import job_of
@@ -78,7 +79,7 @@ def test_an_artefact_holds_8_bits_beside_two_precisions(tmp_path):
     assert held["vit.patch_embed.weight"].dtype == torch.float32
     assert held["lm.embed.weight"].dtype == torch.bfloat16
     ours, eager = artefact.executable, Eager().compile(both)
-    assert_same_methods(both, ours, eager, 2e-2, batch=2, slots=128)
+    assert_same_methods(both, ours, eager, TOLERANCE[both.dtype], batch=2, slots=128)
 
 
 def test_tensorrt_refuses_it_by_name(quantized, tmp_path):
