@@ -1,4 +1,4 @@
-"""Cold start: how long `check`, `plan`, `tokens` and `diff` take in a fresh process.
+"""Cold start: how long `check`, `fmt`, `plan` and the like take in a fresh process.
 
 The peer answers the same question (how many parameters has this model, part by part?) the
 usual way: import transformers, build the model on the meta device, count. Each command is a new
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 PEER = """
 import collections, torch
@@ -27,8 +28,11 @@ for name, parameter in model.named_parameters():
     parts[name.split(".")[1]] += parameter.numel()
 print(parts)
 """
+RECIPE = Path(__file__).parent.parent / "recipes" / "qwen2_vl_7b.vlm"
 OURS = {
     "check": ["check", "qwen2_vl_72b"],
+    "fmt": ["fmt", "--check", str(RECIPE)],
+    "explain": ["explain", "T504"],
     "plan": ["plan", "qwen2_vl_72b"],
     "tokens": ["tokens", "qwen2_vl_7b", "--image", "1280x720"],
     "diff": ["diff", "qwen2_vl_7b", "qwen2_vl_2b"],

@@ -343,7 +343,7 @@ class Completion:
                 called_name = inner.header[-1].text
                 if called_name != "assumed":
                     owner = called(called_name, slot)
-                    slot = argument_slot(owner, inner.at) if owner else None  # type: ignore[arg-type]
+                    slot = argument_slot(owner, inner.at) if owner else None
             elif inner.kind == "list" and slot:
                 slot = slot.member(inner.at if isinstance(inner.at, int) else 0)
         if frame.kind == "call" and owner and not frame.tail and isinstance(frame.at, int):
@@ -443,7 +443,7 @@ class Completion:
 
 def _block(label: str, header: str, model: type[Model]) -> Proposal:
     """A new block, with a line for each setting that it needs."""
-    lines = []
+    lines = list[str]()
     for name in settings_of(model):
         slot = slot_of(model, name)
         if slot and field_of(slot).is_required():

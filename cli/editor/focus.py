@@ -85,7 +85,7 @@ def _value(
                 if name is None and model and unnamed < len(model.positional):
                     name = model.positional[unnamed]
                 unnamed += argument.name is None
-                inner = model and argument_slot(model, key)
+                inner = argument_slot(model, key) if model else None
                 at = f"{path}.{name}" if path and name else ""
                 if argument.name_span:
                     yield Focus("argument", argument.name_span, block, at, inner, argument.value)

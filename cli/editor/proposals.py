@@ -85,7 +85,7 @@ def template(model: type[Model]) -> str:
     positional = getattr(model, "positional", ())
     if getattr(model, "open_arguments", None):
         return f"{name}(${{1:kind}}: $2)"
-    written = []
+    written = list[str]()
     for argument in names_of(model):
         slot = slot_of(model, argument)
         assert slot

@@ -146,7 +146,7 @@ def _listens(server: Server) -> None:
     @server.feature(types.INITIALIZED)
     def _initialized(_: types.InitializedParams) -> None:
         uris = server.places.uris
-        server.places = Positions(server.workspace.position_encoding)
+        server.places = Positions(server.workspace.position_encoding or "utf-16")
         server.places.uris = uris
         server.desk.folders = [
             Path(path).resolve()

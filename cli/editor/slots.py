@@ -14,7 +14,6 @@ from ...dsl import syntax
 from ...dsl.described import description
 from ...dsl.kinds import CallModel, Model, Selector
 from ...dsl.reading import (
-    SELECTOR,
     Amounts,
     Calls,
     Choice,
@@ -81,8 +80,11 @@ class Slot:
         if not (self.marked(Calls) or self.marked(OrCall)):
             return {}
         models = [slot.annotation for slot in self.alternatives]
-        found = {tag_of(model): model for model in models if inspect.isclass(model)}
-        return {tag: model for tag, model in found.items() if tag in CALLS and tag != SELECTOR}
+        return {
+            tag_of(model): model
+            for model in models
+            if inspect.isclass(model) and issubclass(model, CallModel)
+        }
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -183,7 +185,8 @@ def written_values(
             for argument in value.arguments:
                 key: str | int = unnamed if argument.name is None else argument.name
                 unnamed += argument.name is None
-                yield from written_values(argument.value, model and argument_slot(model, key))
+                its = argument_slot(model, key) if model else None
+                yield from written_values(argument.value, its)
         case _:
             for inner in syntax.inside(value):
                 yield from written_values(inner, None)

@@ -176,7 +176,7 @@ def _block(block: syntax.Block, scope: Scope) -> Iterator[Mention]:
         scope.forget(block.name)
         scope.kinds[block.name] = block.kind
         scope.types[block.name] = block.type or DEFAULT_TYPES.get(block.kind)
-        scope.declare(key, block.name_span, before and before.first)
+        scope.declare(key, block.name_span, before.first if before else None)
         declared = scope.declared[key]
         if before:
             yield Mention(block.name_span, key, Declared(before.first, before.last))

@@ -9,6 +9,7 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,11 @@ class Client:
             stdout=subprocess.PIPE,
             cwd=folder,
         )
+        assert self.process.stdin and self.process.stdout
+        self._to, self._from = self.process.stdin, self.process.stdout
         self._numbers = count(1)
-        self._answers: dict[int, queue.Queue] = {}
-        self.diagnostics: dict[str, queue.Queue] = {}
+        self._answers: dict[int, queue.Queue[Any]] = {}
+        self.diagnostics: dict[str, queue.Queue[Any]] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
         self.capabilities = self.ask(
@@ -50,7 +53,7 @@ class Client:
         self.tell("initialized", {})
 
     def _listen(self) -> None:
-        stream = self.process.stdout
+        stream = self._from
         while header := stream.readline():
             length = 0
             while header.strip():
@@ -65,14 +68,14 @@ class Client:
             elif "id" in message and "method" not in message:
                 self._answers[message["id"]].put(message)
 
-    def _told(self, uri: str) -> queue.Queue:
+    def _told(self, uri: str) -> queue.Queue[Any]:
         with self._lock:
             return self.diagnostics.setdefault(uri, queue.Queue())
 
     def _send(self, message) -> None:
         data = json.dumps({"jsonrpc": "2.0", **message}).encode()
-        self.process.stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(data), data))
-        self.process.stdin.flush()
+        self._to.write(b"Content-Length: %d\r\n\r\n%s" % (len(data), data))
+        self._to.flush()
 
     def tell(self, method: str, params) -> None:
         """A notification."""
@@ -93,8 +96,8 @@ class Client:
         self.ask("shutdown", None)
         self.tell("exit", None)
         status = self.process.wait(timeout=WAIT)
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self._to.close()
+        self._from.close()
         return status
 
     # texts
@@ -173,7 +176,7 @@ class Text:
 
     # what editors show
 
-    def mistakes(self, wanted=None) -> list:
+    def mistakes(self, wanted=None):
         """What the server says is wrong: once it says something, or once it says `wanted` codes."""
         told, last = self.client._told(self.uri), None
         while True:
@@ -189,7 +192,7 @@ class Text:
         found = self.ask("hover")
         return found["contents"]["value"] if found else ""
 
-    def offers(self) -> dict[str, dict]:
+    def offers(self):
         """What completion offers, by label, in the order in which it is shown."""
         items = self.ask("completion")["items"]
         return {item["label"]: item for item in sorted(items, key=lambda one: one["sortText"])}
@@ -238,7 +241,7 @@ def _server(tmp_path_factory):
 
 
 @pytest.fixture
-def editor(_server) -> Client:
+def editor(_server):
     """An editor with one empty folder open; the tests of a file share its server."""
     yield _server
     for text in _server.texts:
@@ -247,7 +250,7 @@ def editor(_server) -> Client:
 
 
 @pytest.fixture
-def base(editor) -> Text:
+def base(editor):
     """A recipe without mistakes, open, and read once."""
     text = editor.open("base.vlm", BASE)
     assert text.mistakes() == []

@@ -58,6 +58,7 @@ def scopes(line):
         at = match.end()
         if "begin" in rule:
             end = re.compile(r'(?:\\.|[^"\\])*("|$)').match(line, at)
+            assert end
             found.append((line[match.start() : end.end()], rule["name"]))
             at = end.end()
             continue

@@ -48,7 +48,7 @@ def test_words_are_coloured_by_what_they_mean(base):
     legend = base.client.capabilities["semanticTokensProvider"]["legend"]["tokenTypes"]
     data = base.ask("semanticTokens/full")["data"]
     line = column = 0
-    found = {}
+    found: dict[str, str] = {}
     for down, right, length, kind, _ in zip(*[iter(data)] * 5, strict=True):
         line, column = line + down, right + (column if not down else 0)
         place = {"line": line, "character": column}
