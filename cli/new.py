@@ -13,6 +13,7 @@ from ..dsl.diagnostics import RecipeError
 from ..dsl.files import SUFFIX, read_text, write_text
 from ..dsl.load import load_text
 from .choices import SIZES, chosen, completed, table_of_choices
+from .colour import wants_colour
 from .output import table
 from .template import TEMPLATE
 
@@ -105,7 +106,7 @@ def new_command(
         else:
             text = TEMPLATE.replace("NAME", name)
     except RecipeError as error:
-        click.echo(error.render(colour=sys.stderr.isatty()), err=True)
+        click.echo(error.render(colour=wants_colour(sys.stderr)), err=True)
         wrong = "these parts do not fit one another" if mixes else f"{source} holds no right recipe"
         raise click.ClickException(f"{wrong}; nothing was written.") from None
     write_text(path, text)

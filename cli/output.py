@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-from .colour import wants_colour
-
 amend_option = click.option(
     "--set",
     "amend",
@@ -38,7 +36,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
         return
     columns = range(max(map(len, cells)))
     right = [all(_is_number(row[i]) for row in rows if i < len(row)) for i in columns]
-    if wants_colour(sys.stdout):
+    if sys.stdout.isatty():
         _draw(rows, header, right)
         return
     widths = [max(len(row[i]) for row in cells if i < len(row)) for i in columns]

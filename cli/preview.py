@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..dsl.load import load_recipe
+from .colour import wants_colour
 from .output import amend_option, echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _page(page: Page, title: str) -> None:
     if ids is not None:
         counts = f": {len(ids):,} tokens" + (f", {learnt:,} learnt" if learnt else "")
     heading(f"{title}{counts}")
-    coloured = sys.stdout.isatty()
+    coloured = wants_colour(sys.stdout)
     text = "".join(_shown(piece, coloured) for piece in page.pieces)
     if not coloured:
         text = text.replace("⟧⟦", "")

@@ -1,4 +1,4 @@
-"""Every value of a recipe made from nothing has a chain that ends where somebody wrote something."""
+"""Every value of a recipe made from nothing has a chain that ends where somebody wrote it."""
 
 from __future__ import annotations
 
