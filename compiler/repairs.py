@@ -41,6 +41,17 @@ def amended(recipe: Recipe, path: str) -> tuple[Edit, ...]:
     return (Edit(Span(span.source, name.start(), name.start()), "amend "),) if name else ()
 
 
+def numbered(recipe: Recipe, special: str, id: int) -> tuple[Edit, ...]:
+    """Gives a special token of the author's own text another id."""
+    span = recipe.facts.spans.get(f"tokens.{special}")
+    found = re.search(r"@\s*(\d+)\s*$", span.text) if span and _is_home(recipe, span) else None
+    if span is None or found is None:
+        return ()
+    return (
+        Edit(Span(span.source, span.start + found.start(1), span.start + found.end(1)), str(id)),
+    )
+
+
 def _added(recipe: Recipe, block: str, line: str) -> tuple[Edit, ...]:
     """Writes a setting behind the first that the author's text gives a block, or at its head."""
     header, spans = recipe.span(block), recipe.facts.spans

@@ -6,6 +6,7 @@ from ...dsl.diagnostics import Diagnostic, Findings, Fix
 from ...dsl.recipe import Recipe
 from ..pieces import PLACEHOLDER, Pieces
 from ..places import labels
+from ..repairs import numbered
 from ..vocabulary import pieces_of
 
 
@@ -54,7 +55,7 @@ def _differs(recipe: Recipe, pieces: Pieces, name: str, text: str, id: int) -> D
             + (f"{piece!r}" if piece else "nothing"),
             Fix("take a text that the tokenizer does not know", safe=False)
             if pieces.is_text(known)
-            else Fix(f"write `@ {known}`", safe=False),
+            else Fix(f"write `@ {known}`", numbered(recipe, name, known), safe=False),
         )
     if piece is not None and piece != text and (pieces.is_text(id) or not _is_free(piece)):
         return Diagnostic(

@@ -134,6 +134,13 @@ def test_no_fix_of_a_known_mistake_makes_another(text):
             assert len(left) < len(found) and {other.code for other in left} <= told, repaired
 
 
+def test_a_special_token_takes_the_id_that_its_tokenizer_has():
+    text = 'recipe mine extends deepseek_vl_tiny { amend tokens { special eos = "</s>" @ 401 } }'
+    (repaired,) = mended(findings(text), unsafe=True).values()
+    assert repaired == text.replace("401", "2")
+    assert findings(repaired) == ()
+
+
 def test_what_a_shipped_recipe_says_is_not_mended_in_it():
     text = "recipe mine extends qwen2_vl_tiny { drop encoder vit drop adapter merger }"
     for found in findings(text):
