@@ -108,4 +108,4 @@ def test_every_block_and_unit_is_named():
     for unit in UNITS:
         shown = unit if len(unit) < 3 or unit.endswith("iB") else unit.lstrip("kMGT")
         assert f"`{shown}`" in PAGE or f"`{unit[-1]}`" in PAGE, unit
-    assert {"specials", "rules", "ignored"} == STATED_OTHERWISE
+    assert {"specials", "rules", "fresh", "ignored"} == STATED_OTHERWISE
