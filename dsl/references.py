@@ -273,7 +273,8 @@ class _References:
                     Label(self._span(f"{name}.{last}"), f"its id is {outside[last]}"),
                     Label(self._span("lm.vocab"), f"ids end at {vocab - 1}", False),
                 ),
-                fix=Fix(f"take ids below {vocab}, or write `vocab = {outside[last] + 1}` or more"),
+                "an id without a row is looked up behind the end of the embedding",
+                Fix(f"take ids below {vocab}, or write `vocab = {outside[last] + 1}` or more"),
             )
         )
 
