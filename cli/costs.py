@@ -118,19 +118,20 @@ def operations(count: int) -> str:
 
 def gib(count: int) -> str:
     """`17.3 GiB`, or `12 MiB` where that is less."""
-    if count >= GIB // 10:
+    if count >= GIB:
         return f"{count / GIB:,.1f} GiB"
     return f"{count / 2**20:,.1f} MiB"
 
 
 def _tokens(tokens: Tokens, samples: int) -> str:
     """What a sample takes, and what it can take."""
-    shown = [f"{medium} {count:,}" for medium, count in tokens.features.items()]
+    shown = [f"{medium} {count:,}" for medium, count in tokens.features.items() if count]
     limits = [f"{name} {_range(each)}" for name, each in tokens.each.items()]
     can = f" (can be: {', '.join(limits)})" if limits else ""
     packed = f"; {samples:,} samples share a row" if samples > 1 else ""
-    text = f"text {tokens.text:,}"
-    return f"{' + '.join([*shown, text])} = {tokens.total:,} of {tokens.room:,}{can}{packed}"
+    total = f" = {tokens.total:,}" if shown else ""
+    parts = " + ".join([*shown, f"text {tokens.text:,}"])
+    return f"{parts}{total} of {tokens.room:,}{can}{packed}"
 
 
 def _range(bounds: Bounds) -> str:

@@ -21,6 +21,14 @@ def run(*argv):
     [
         ("7b", ["qwen2_vl_7b"]),
         ("three_sizes", ["qwen2_vl_2b", "qwen2_vl_72b"]),
+        ("gpus", ["deepseek_vl_7b", "--gpus", "8", "--memory", "80GiB"]),
+        (
+            "clip",
+            [
+                *("qwen2_vl_tiny", "--video", "320x240,2s", "--text", "64tok"),
+                *("--answer", "16tok", "--rows", "3", "--gpus", "1", "--memory", "16MiB"),
+            ],
+        ),
         (
             "rates",
             [
@@ -88,3 +96,27 @@ def test_asks_for_a_recipe():
     done = run()
     assert done.exit_code == 2
     assert "Name a recipe, or say --all." in done.output
+
+
+def test_all_figures_are_data():
+    (stage, *_) = json.loads(run("minigpt4_tiny", "--json").output)["costs"]["stages"]
+    assert stage["flops_a_sample"]["vit"] == {"forward": 2_399_520}
+    held = stage["held"]
+    assert held["total"] == sum(held[one] for one in ("weights", "masters", "moments", "sums"))
+    assert stage["step"]["peak"] >= sum(stage["step"]["at_peak"].values()) > 0
+    assert stage["placement"] is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--gpus", "8"], "Say both --gpus and --memory"),
+        (["--gpus", "8", "--memory", "80"], "'80' is not understood; write 80GiB"),
+        (["--text", "64"], "'64' is not understood; write 256tok"),
+        (["--text", "9ktok"], "stage pretrain has room for 512 tokens"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(argv, said):
+    done = CliRunner().invoke(plan_command, ["minigpt4_tiny", *argv])
+    assert done.exit_code
+    assert said in done.output
