@@ -209,15 +209,12 @@ def _numbered(name: str) -> bool:
 
 def droppable(graph: Graph, selector: Selector) -> dict[str, list[int]]:
     """The modules whose blocks drop path can leave out, and which of these a selector names."""
-    found = {
-        node.name: [
-            block
-            for block in range(node.op.depth)
-            if any(selector.matches(n) for n in node.parameters if _of_block(n, node.name, block))
-        ]
-        for node in graph
-        if isinstance(node.op, VisionBlocks) and node.weights is None
-    }
+    found = dict[str, list[int]]()
+    for node in graph:
+        if isinstance(node.op, VisionBlocks) and node.weights is None:
+            named = (n for n in node.parameters if selector.matches(n))
+            numbers = {n.removeprefix(f"{node.name}.").partition(".")[0] for n in named}
+            found[node.name] = [block for block in range(node.op.depth) if str(block) in numbers]
     return {name: blocks for name, blocks in found.items() if blocks}
 
 
@@ -243,10 +240,6 @@ def token_rates(recipe: Recipe, stage: str) -> dict[str, float]:
         for drop in recipe.stages[stage].drop_tokens
         for module in droppable(graph, drop.target)
     }
-
-
-def _of_block(parameter: str, module: str, block: int) -> bool:
-    return parameter.startswith(f"{module}.{block}.")
 
 
 def without_blocks(recipe: Recipe, path: str, selector: Selector) -> Diagnostic:

@@ -167,6 +167,8 @@ class Selector(Model):
 
     def matches(self, parameter: str) -> bool:
         """Whether the parameter of this name is at or below the selector's path."""
+        if not parameter.startswith(self.parts[0].name):
+            return False  # as most are, of other parts
         names = parameter.split(".")
         for step in self.parts:
             if names and names[0].isdigit():

@@ -156,7 +156,9 @@ class Desk:
         key = (reading.path, node.name)
         found = reading.recipe(node)
         known = self._good.get(key)
-        if found and (known is None or known.recipe is not found):
+        if found and known and known.recipe == found:
+            known.recipe = found  # it means the same, and knows where its values stand now
+        elif found:
             self._good[key] = Computed(found)
         return self._good.get(key)
 
