@@ -1,5 +1,6 @@
 """From the name of a recipe, or a text, to the recipe itself."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -128,7 +129,9 @@ class Shelf:
         """The recipe that `extends` or an import names; None after a finding."""
         source = asked.span.source
         if asked.is_file:
-            return self.from_file(str(self._folders[source] / asked.name), asked.span, findings)
+            # One name for each file, however a circle of files comes back to it.
+            path = os.path.normpath(self._folders[source] / asked.name)
+            return self.from_file(path, asked.span, findings)
         beside = self._files[source].recipes
         for recipe in beside:
             if recipe.name == asked.name and recipe is not asker:

@@ -127,6 +127,21 @@ def test_a_recipe_of_another_file(tmp_path, small):
     assert recipe.span("tower.depth").source.name == str(tmp_path / "parts.vlm")
 
 
+@pytest.mark.parametrize("asked", ["a.vlm", "../x/a.vlm", "./a.vlm"])
+def test_a_circle_of_files_is_one_however_they_are_named(asked, tmp_path, monkeypatch):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "a.vlm").write_text('recipe a { import vit from "../x/b.vlm" }')
+    (folder / "b.vlm").write_text('recipe b extends "./../x/c.vlm" {}')
+    (folder / "c.vlm").write_text('recipe c { import vit from "../x/a.vlm" }')
+    monkeypatch.chdir(folder)
+    for path in (asked, str(folder / "a.vlm")):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(path)
+        (diagnostic,) = caught.value.diagnostics
+        assert (diagnostic.code, len(diagnostic.labels)) == ("N217", 3)
+
+
 def test_a_recipe_may_import_from_its_own_base(small):
     recipe = load_text(small + "recipe case extends small { import vit as tower from small }")
     assert recipe.encoders["tower"] == recipe.encoders["vit"]
