@@ -171,7 +171,13 @@ def test_what_is_no_json(text):
 
 
 WORDS = ("", "lm", "4 *", "}", '"', "a\nb", "\ud800", "1 # x", "#")
-TABLES = ({}, {"call": "x"}, {"call": "mix", "shares": 3}, {"expression": 3}, {"item": "text"})
+TABLES: tuple[dict[str, object], ...] = (
+    {},
+    {"call": "x"},
+    {"call": "mix", "shares": 3},
+    {"expression": 3},
+    {"item": "text"},
+)
 ODD: list[object] = [None, True, -1, 1e400, 10**30, [], [[]], *WORDS, *TABLES]
 
 
