@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from triptych.compiler.passes.add_losses import AddLosses, MatchRegions, NextToken, Objective
@@ -10,13 +12,17 @@ from triptych.compiler.passes.fold_still_frames import FoldStillFrames
 from triptych.compiler.passes.freeze import Freeze
 from triptych.compiler.passes.infer_shapes import InferShapes
 from triptych.compiler.passes.keep_cache import KeepCache
+from triptych.compiler.passes.place_precisions import PlacePrecisions
 from triptych.compiler.passes.place_tokens import PlaceTokens
 from triptych.compiler.passes.score_last import ScoreLast
+from triptych.compiler.passes.split_blocks import SplitBlocks
 from triptych.compiler.passes.split_methods import SplitInference, SplitTraining
 from triptych.compiler.passes.tie_weights import TieWeights
 from triptych.compiler.text import read_graph, text, text_of_methods
 from triptych.compiler.types import Symbol, total
+from triptych.compiler.verify import verify
 from triptych.dsl.diagnostics import RecipeError
+from triptych.dsl.kinds import Selector, SelectorStep
 
 TOWER = """
     %image.patches = input {still = true, medium = image} : f32[image.patches, 96]
@@ -178,3 +184,36 @@ def test_a_pass_leaves_the_graph_as_it_was(whole):
     ):
         step.run(whole)
     assert text(whole) == before
+
+
+def first_blocks(last: int) -> tuple[Selector]:
+    """The selector `vit.blocks[0..last]`."""
+    steps = (SelectorStep(name="vit"), SelectorStep(name="blocks", first=0, last=last))
+    return (Selector(text=f"vit.blocks[0..{last}]", parts=steps),)
+
+
+def test_a_tower_is_cut_behind_the_block_that_is_named(golden, whole):
+    deeper = whole.change("vit.blocks", op=replace(whole["vit.blocks"].op, depth=3))
+    cut = SplitBlocks(first_blocks(1)).run(deeper)
+    golden.check("passes/split_blocks.txt", text(cut))
+    assert cut.parameters() == deeper.parameters()
+    assert SplitBlocks(first_blocks(2)).run(deeper) == deeper
+
+
+def test_what_is_kept_has_a_method_of_its_own(golden, whole):
+    kept = first_blocks(0)
+    graph = AddLosses({"lm": NextToken()}).run(whole)
+    frozen = Freeze({"lm.norm.weight"}).run(graph)
+    methods = SplitTraining(kept).run(frozen)
+    assert list(methods) == ["features_image", "prefix", "step"]
+    golden.check("passes/split_training_kept.txt", text_of_methods(methods))
+
+
+def test_parts_are_cast_where_their_precisions_differ(golden, whole):
+    placed = PlacePrecisions({"vit": "f32", "merger": "f32", "lm": "bf16"}).run(whole)
+    golden.check("passes/place_precisions.txt", text(placed))
+    verify({"model": placed})
+    bare = placed.change("lm.splice", inputs=("lm.embed", "merger", "text.feature_index"))
+    with pytest.raises(AssertionError, match=r"lm.splice: computes in bf16, takes f32 of merger"):
+        verify({"model": bare})
+    assert PlacePrecisions({}).run(whole) is whole

@@ -143,6 +143,7 @@ def test_a_watcher_sees_each_pass(tiny):
         "split_blocks",
         "freeze",
         "split_training",
+        "place_precisions",
     ]
     assert "loss" in watcher.after("add_losses")["model"].outputs
     with pytest.raises(KeyError):

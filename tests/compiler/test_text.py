@@ -80,7 +80,7 @@ def test_facts_keep_their_kinds():
     [
         ("%a = nothing", "no operation nothing"),
         ("%a = embed {vocab = 3, height = 2}", "embed has no height"),
-        ("%a = input : f16[2]", "no dtype f16"),
+        ("%a = input : f8[2]", "no dtype f8"),
         ("return x = y", "expected node"),
         ("%a = input : f32[2", "expected ,"),
         ("where n = squeeze(2)", "no function squeeze"),
