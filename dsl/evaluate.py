@@ -338,8 +338,8 @@ class Evaluator:
                 for name, other in self.whole.parts.items()
                 if (model := model_of(other)) and rest[0].name in settings_of(model)
             ]
-            known = having or self.whole.parts
-            self._astray(first, known, f"there is no part `{first.name}`")
+            title = f"there is no part `{first.name}`"
+            self._astray(first, having or self.whole.parts, title)
         model = model_of(part)
         if model is None:
             raise Reported
