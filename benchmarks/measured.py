@@ -104,14 +104,14 @@ def step_of(
     name: str,
     stage: str,
     batch: int,
-    precision: str = "f32",
+    precision: str | None = "f32",
     data: Path | None = None,
     *,
     amend: Sequence[str] = (),
     alike: bool = False,
 ) -> Step:
     """A stage of a recipe over samples of `data`, a file of records, or over pictures of noise,
-    which are all of one size where they are `alike`.
+    which are all of one size where they are `alike`. Without a precision, in the recipe's own.
     """
     options = Options(precision=precision, batch=batch)  # type: ignore[arg-type]
     recipe = overridden(load_recipe(name, amend=amend), options)

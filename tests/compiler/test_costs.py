@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from triptych.benchmarks.measured import answer_flops, shapes_in, step_of
@@ -52,7 +50,7 @@ def test_a_step_needs_what_is_planned(step, planned):
     assert most == pytest.approx(step.peak(), rel=0.05)
 
 
-def test_low_rank_changes_cost_their_thin_products(tmp_path: Path):
+def test_low_rank_changes_cost_their_thin_products():
     changed = [
         "sft.train=[lora(lm.blocks.attn, rank: 4), merger]",
         "sft.freeze=[lm, vit]",
@@ -60,6 +58,15 @@ def test_low_rank_changes_cost_their_thin_products(tmp_path: Path):
     step = step_of("qwen2_vl_tiny", "sft", 2, amend=changed)
     (shapes,) = step.shapes
     assert step.flops() == training_step(step.program, step.planned, shapes).total
+
+
+def test_parts_of_two_precisions_need_what_is_planned():
+    changed = ["vision.precision=[bf16(lm), f32(vit), f32(merger)]"]
+    step = step_of("qwen2_vl_tiny", "vision", 2, None, amend=changed)
+    have = held(step.program, step.planned)
+    (shapes,) = step.shapes
+    most = have.total + have.beside + training_step(step.program, step.planned, shapes).peak
+    assert most == pytest.approx(step.peak(), rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
