@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 
 from ...dsl import syntax
@@ -19,7 +21,8 @@ from .computed import Computed
 from .symbols import Mention, Names, Scope
 
 MOST_NEIGHBOURS = 300
-"""So many files of a folder are searched for uses of a name."""
+MOST_FOLDERS = 2000
+"""So many files, in so many folders, are searched for uses of a name."""
 
 
 _attempted = lru_cache(maxsize=128)(attempt)
@@ -156,11 +159,13 @@ class Desk:
         key = (reading.path, node.name)
         found = reading.recipe(node)
         known = self._good.get(key)
-        if found and known and known.recipe == found:
+        if found is None or (known and known.recipe is found):
+            return known
+        if known and known.recipe == found:
             known.recipe = found  # it means the same, and knows where its values stand now
-        elif found:
+        else:
             self._good[key] = Computed(found)
-        return self._good.get(key)
+        return self._good[key]
 
     def scope(self, reading: Reading, node: syntax.RecipeNode | None, name: str) -> Scope:
         """The names of the recipe of this name or, where it cannot be read, those that it had."""
@@ -192,9 +197,14 @@ class Desk:
         return inside or (path in self.unsaved and not ships(path))
 
 
-def _recipe_files(folder: Path) -> Iterable[Path]:
-    try:
-        found = sorted(path.resolve() for path in folder.rglob(f"*{SUFFIX}"))
-    except OSError:
-        return ()
-    return [path for path in found if path.is_file()][:MOST_NEIGHBOURS]
+def _recipe_files(folder: Path) -> Iterator[Path]:
+    """The recipes in a folder and those inside it, but for hidden ones, as far as one may look."""
+    walk = islice(os.walk(folder), MOST_FOLDERS)
+    found = 0
+    for where, folders, names in walk:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        recipes = [name for name in sorted(names) if name.endswith(SUFFIX)]
+        yield from ((Path(where) / name).resolve() for name in recipes)
+        found += len(recipes)
+        if found >= MOST_NEIGHBOURS:
+            return
