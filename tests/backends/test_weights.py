@@ -9,12 +9,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from triptych.backends.headers import prove_checkpoint
+from triptych.backends.headers import WeightsError, prove_checkpoint
 from triptych.backends.job import job
 from triptych.backends.resources import ResourceError, resources
 from triptych.backends.weights import (
     Weights,
-    WeightsError,
     as_published,
     put_together,
     starts,
