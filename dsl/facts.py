@@ -49,7 +49,8 @@ def facts_of(whole: Whole, raws: Mapping[str, Mapping[str, Any]]) -> Facts:
         spans[part.name] = part.header
         kind: OriginKind = "given" if part.recipe == whole.name else "inherited"
         kind = "imported" if part.imported else kind
-        origins[part.name] = Origin(kind, part.header, part.recipe)
+        imported = part.imported is not None
+        origins[part.name] = Origin(kind, part.header, part.recipe, imported=imported)
         for fact in _part_facts(part, raws.get(part.name, {})):
             spans[fact.path] = fact.span
             origins[fact.path] = fact.origin
@@ -124,7 +125,8 @@ def _origin(entry: Entry, kind: OriginKind, span: Span | None = None, keys: Keys
         kind = "inherited"
     before = entry.replaced
     replaced = _origin(before, "given", _stands(before, keys), keys) if before else None
-    return Origin(kind, span or _stands(entry, keys), entry.recipe, replaced)
+    stands = span or _stands(entry, keys)
+    return Origin(kind, stands, entry.recipe, replaced, entry.imported)
 
 
 def _covers(outer: Span, inner: Span) -> bool:

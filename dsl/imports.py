@@ -9,7 +9,7 @@ from .evaluate import model_of, settings_of
 from .renaming import renamed
 from .reserved import reserved
 from .source import Span
-from .whole import SINGLE_BLOCKS, Part, Whole, article
+from .whole import SINGLE_BLOCKS, Entry, Part, Whole, article
 
 
 def imported(statement: syntax.Import, there: Whole, findings: Findings) -> Iterator[Part]:
@@ -31,10 +31,16 @@ def _copied(part: Part, block: syntax.Imported, names: Mapping[str, str]) -> Par
     model = model_of(part)
     settings = settings_of(model) if model else {}
     entries = {
-        key: replace(entry, statement=renamed(entry.statement, names, settings), imported=True)
+        key: replace(_brought(entry), statement=renamed(entry.statement, names, settings))
         for key, entry in part.entries.items()
     }
     return replace(part, name=block.here, entries=entries, imported=block.here_span)
+
+
+def _brought(entry: Entry) -> Entry:
+    """The entry and all that it replaced, which come together."""
+    before = entry.replaced and _brought(entry.replaced)
+    return replace(entry, imported=True, replaced=before)
 
 
 def _lacking(block: syntax.Imported, there: Whole) -> Diagnostic:

@@ -49,6 +49,8 @@ class Origin:
     span: Span | None
     recipe: str
     replaced: "Origin | None" = None
+    imported: bool = False
+    """Whether an import brought it, whatever kind of value it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

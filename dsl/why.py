@@ -140,19 +140,17 @@ class _Walk:
             how=how,
             text=text,
             recipe=origin.recipe if origin.span else "",
-            via=self._via(path, origin),
+            via=self._via(origin),
             span=origin.span,
             owner=_owner(found),
             note=_note(found),
         )
 
-    def _via(self, path: str, origin: Origin) -> Via:
+    def _via(self, origin: Origin) -> Via:
         """How the word of the recipe that says so came here."""
         if origin.span is None or origin.recipe in (self._recipe.name, "--set"):
             return ""
-        block = self._recipe.origin(path.partition(".")[0])
-        imported = block and block.kind == "imported" and block.recipe == origin.recipe
-        return "imported" if imported or origin.kind == "imported" else "inherited"
+        return "imported" if origin.imported else "inherited"
 
     def _over(self, path: str, before: Origin, depth: int) -> Link:
         return Link(
@@ -163,7 +161,7 @@ class _Walk:
             how="given",
             text=before.span.text if before.span else "",
             recipe=before.recipe,
-            via=self._via(path, before),
+            via=self._via(before),
             span=before.span,
         )
 

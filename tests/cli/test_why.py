@@ -111,6 +111,40 @@ def test_an_argument_of_a_call_that_was_referred_to():
     ]
 
 
+IMPORTER = """
+recipe other {
+  language = 1
+  import vit as tower, image, video from qwen2_vl_tiny
+  encoder extra : ViT {
+    in = image patch = 14px depth = 2 width = 32 heads = 2 ffn = 4 * tower.width act = gelu
+    norm = tower.norm pos = rope2d(theta: 1e4)
+  }
+}
+recipe case extends other { amend encoder tower { depth = 3 } }
+"""
+
+
+def test_what_an_import_brought_says_so():
+    recipe = load_text(IMPORTER, "case.vlm")
+
+    def said(path):
+        return [(link.path, link.worth, link.recipe, link.via) for link in chain(recipe, path)]
+
+    assert said("tower.depth") == [
+        ("tower.depth", "3", "case", ""),
+        ("tower.depth", "", "qwen2_vl_tiny", "imported"),
+        ("tower.depth", "", "qwen2_vl_7b", "imported"),
+    ]
+    assert said("extra.ffn")[:2] == [
+        ("extra.ffn", "128", "other", "inherited"),
+        ("tower.width", "32", "qwen2_vl_tiny", "imported"),
+    ]
+    assert said("image.resize.multiple")[:2] == [
+        ("image.resize.multiple", "28px", "qwen2_vl_tiny", "imported"),
+        ("tower.patch", "14px", "qwen2_vl_7b", "imported"),
+    ]
+
+
 def test_an_assert_names_what_it_speaks_of():
     last = f"asserts[{len(load_text(RECIPE, 'case.vlm').asserts) - 1}]"
     assert told(last)[:2] == [
