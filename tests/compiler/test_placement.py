@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from triptych.compiler.costs import module
 from triptych.compiler.costs.kernels import linear
 from triptych.compiler.costs.tape import Tape
 from triptych.compiler.memory import held, training_step
@@ -124,3 +125,19 @@ def test_what_is_held_follows_the_precision():
     have = held(for_training(recipe, "joint"), plan(recipe)["joint"])
     assert have.masters == have.beside == 0
     assert have.sums == have.weights
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("qwen2_vl_2b", "vision"), ("internvl_14b", "retrieval"), ("deepseek_vl_1_3b", "joint")],
+)
+def test_blocks_that_stand_for_equal_ones_change_nothing(name, stage, recompute, monkeypatch):
+    recipe = load_recipe(name)
+    settings, planned = recipe.stages[stage], plan(recipe)[stage]
+    sample, _ = sample_of(recipe, stage, settings, Asked())
+    program, shapes = for_training(recipe, stage), shapes_of(recipe, settings, sample, 2)
+    again = frozenset(program.parameters) if recompute else None
+    folded = training_step(program, planned, shapes, again=again)
+    monkeypatch.setattr(module, "_repeated", lambda kinds: (1, 1))
+    assert training_step(program, planned, shapes, again=again) == folded
