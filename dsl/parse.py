@@ -602,6 +602,8 @@ class _Builder(Transformer_NonRecursive[Token, Any]):
 
     def call(self, meta: Any, children: list[Any]) -> syntax.Call:
         target, *arguments = children
+        if isinstance(target, syntax.Truth):  # `true(...)` is a call of no such name
+            target = syntax.Path((syntax.Step(target.span.text, target.span),), target.span)
         given = tuple(argument for argument in arguments if argument is not None)
         return syntax.Call(target, given, self._span(meta))
 

@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "unknown_feed": ("N204", "amend adapter merger { in = vitt }"),
     "dropped_feed": ("N204", "drop input image"),
     "wrong_feed": ("N215", "amend encoder vit { in = lm }"),
+    "call_of_a_truth": ("N214", "amend lm { norm = true(1) }"),
     "assert_of_a_grid": ("V303", "assert vit.width == 20x20"),
     "too_deep": ("V305", "amend lm { depth = 8192 }"),
     "too_many_tiles": ("V305", "amend input image { resize = tiles(56px, 1..1000000000) }"),
