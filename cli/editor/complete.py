@@ -35,6 +35,7 @@ from .proposals import (
     words,
 )
 from .slots import Slot, argument_slot, called, field_of, meaning, slot_of
+from .statements import entries, new_block
 from .symbols import Scope
 
 _ITEMS = {
@@ -201,16 +202,16 @@ class Completion:
             if kind == "input":
                 for name, model in INPUTS.items():
                     if name not in self._scope.kinds:
-                        yield _block(f"input {name}", f"input {name}", model)
+                        yield new_block(f"input {name}", f"input {name}", model)
             elif kind in TYPED_BLOCKS:
                 for type_, typed in types_of(kind).items():
                     header = kind if kind in SINGLE_BLOCKS else f"{kind} ${{1:name}}"
-                    yield _block(f"{kind} : {type_}", f"{header} : {type_}", typed)
+                    yield new_block(f"{kind} : {type_}", f"{header} : {type_}", typed)
             else:
                 header = kind if kind in SINGLE_BLOCKS else f"{kind} ${{1:name}}"
                 untyped = model_in(kind, kind, None)
                 assert untyped
-                yield _block(kind, header, untyped)
+                yield new_block(kind, header, untyped)
 
     def _types(self, said: list[str]) -> Iterator[Proposal]:
         kind = next((word for word in said if word in TYPED_BLOCKS), None)
@@ -273,7 +274,7 @@ class Completion:
             if fresh and self._is_new_line():
                 yield from self._keys(verb, kind, name, model, frame)
         elif not said and frame.words:
-            yield from _entries(kind)
+            yield from entries(kind)
         elif said[1:2] == ["="] and model:
             slot = slot_of(model, said[0])
             yield from self._value(slot, name, kind, is_part=said[2:] not in ([], ["["]))
@@ -303,7 +304,7 @@ class Completion:
             shown = f"{key} = {placeholder(slot, 1)}"
             rank = 0 if needed else 3
             yield Proposal(key, Kind.Property, detail, meaning(slot), shown, rank)
-        yield from _entries(kind)
+        yield from entries(kind)
         if kind == "layout":
             for rule, count in CONTENT_RULES.items():
                 if rule not in self._scope.of_part("rule", name) or verb == "amend":
@@ -439,33 +440,6 @@ class Completion:
             yield Proposal(f"{rule}(...)", Kind.Function, "a rule of the layout", snippet=shown)
         for item, about in _ITEMS.items():
             yield Proposal(f"{item}(...)", Kind.Function, about, snippet=f"{item}($1)")
-
-
-def _block(label: str, header: str, model: type[Model]) -> Proposal:
-    """A new block, with a line for each setting that it needs."""
-    lines = list[str]()
-    for name in settings_of(model):
-        slot = slot_of(model, name)
-        if slot and field_of(slot).is_required():
-            lines.append(f"  {name} = {placeholder(slot, len(lines) + 2)}")
-    body = "\n".join([*lines, "  $0"])
-    return Proposal(
-        label, Kind.Struct, "a block", description(model), f"{header} {{\n{body}\n}}", rank=4
-    )
-
-
-def _entries(kind: str) -> Iterator[Proposal]:
-    """The statements of a block that are no settings."""
-    if kind == "tokens":
-        shown = 'special ${1:name} = "${2:<|text|>}" @ ${3:id}'
-        yield Proposal("special", Kind.Keyword, "a special token", snippet=shown)
-    if kind == "weights":
-        shown = 'map "${1:published}" -> "${2:ours}"'
-        yield Proposal("map", Kind.Keyword, "a published name to ours", snippet=shown)
-        shown = 'fresh "${1:ours}"'
-        yield Proposal("fresh", Kind.Keyword, "what nobody published", snippet=shown)
-        shown = 'ignore "${1:published}" : "${2:why}"'
-        yield Proposal("ignore", Kind.Keyword, "what has no place", snippet=shown)
 
 
 @cache
