@@ -28,8 +28,8 @@ class Native(CallModel):
 
     The rule is Qwen2-VL's smart resize. `budget` counts merged tokens of `multiple` x `multiple`
     pixels for an image, or for one frame of a clip; `clip` caps a whole clip, but never below
-    `slack` times the low end of the budget for each pair of frames. A side that is shrunk is cut down
-    to whole multiples: by `thin: kept` it keeps one, by `floored` it may come to none.
+    `slack` times the low end of the budget for each pair of frames. A side that is shrunk is cut
+    down to whole multiples: by `thin: kept` it keeps one, by `floored` it may come to none.
     """
 
     side: ClassVar[None] = None
