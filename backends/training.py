@@ -328,6 +328,7 @@ class _Walk:
             store=store,
         )
         run.optimizer.load(state)
+        del weights, state  # the copies that learn are in the run: 12 bytes for each of them
         if own:
             own.restore_random()
         else:
@@ -438,9 +439,7 @@ class _Walk:
             dtype = PRECISIONS[coarsest(last.precision)]
             page = replace(
                 page,
-                predictions=predict(
-                    self._recipe, told, weights, source, self._resources, dtype
-                ),
+                predictions=predict(self._recipe, told, weights, source, self._resources, dtype),
                 predicted_from=f"{source.name}, " + ("held out" if shown else "trained on"),
             )
         write_report(report, page, picture)

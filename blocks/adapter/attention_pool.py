@@ -27,9 +27,7 @@ class PoolAttention(nn.Module):
     def forward(self, q_M1C: Tensor, k_MSC: Tensor, v_MSC: Tensor) -> Tensor:
         """From [M, 1, C] to [M, 1, O]."""
         q, k, v = (
-            (project(x) + bias)
-            .unflatten(-1, (self.heads, -1))
-            .transpose(1, 2)
+            (project(x) + bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, project, bias in (
                 (q_M1C, self.q, self.q_bias),
                 (k_MSC, self.k, self.k_bias),
