@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..dsl.source import Span
 from ..dsl.stages import Lora
 from .ops import Input, Operation, Param
 from .types import Bounds, DType, Size, TensorType
+
+if TYPE_CHECKING:
+    import networkx
+
+    Digraph = networkx.DiGraph[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +105,24 @@ class Graph:
     def __contains__(self, name: str) -> bool:
         return name in self.nodes
 
+    @cached_property
+    def edges(self) -> Digraph:
+        """The same graph for networkx: an edge from each node to each that takes its value."""
+        # Imported here: a command that only reads the nodes should not wait for it (0.1 s).
+        import networkx
+
+        graph: Digraph = networkx.DiGraph()
+        graph.add_nodes_from(self.nodes)
+        graph.add_edges_from((source, node.name) for node in self for source in node.inputs)
+        return graph
+
     def feeding(self, *names: str) -> frozenset[str]:
         """All nodes that these depend on, themselves included."""
-        found, pending = set[str](), list(names)
-        while pending:
-            name = pending.pop()
-            if name not in found:
-                found.add(name)
-                pending += self.nodes[name].inputs
+        import networkx
+
+        found = set(names)
+        for name in names:
+            found |= networkx.ancestors(self.edges, name)
         return frozenset(found)
 
     def users(self, name: str) -> tuple[Node, ...]:
