@@ -19,7 +19,7 @@ from .kinds import (
     Tok,
     TokRange,
 )
-from .limits import MOST_TILES
+from .limits import HIGHEST_FLOOR, MOST_TILES
 from .reading import Calls, Choice, Members, MembersOr, Problem, Ranged, complain
 
 
@@ -40,6 +40,13 @@ class Native(CallModel):
     clip: Tok | None = None
     slack: Positive = 1.0
     thin: Annotated[Literal["kept", "floored"], Choice()] = "kept"
+
+    @model_validator(mode="after")
+    def _floor(self) -> "Native":
+        if self.budget.at_least(1) > HIGHEST_FLOOR:
+            seen = f"the low end is at most {HIGHEST_FLOOR:,} tok"
+            complain(Problem("V305", "{it} enlarges pictures beyond reason", (("budget", seen),)))
+        return self
 
 
 Colour = Annotated[tuple[Byte, Byte, Byte] | None, MembersOr("mean")]

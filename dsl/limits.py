@@ -18,3 +18,5 @@ MOST_LAYERS = 512
 """Blocks of one tower, adapter or language model: four times as deep as any that is published."""
 MOST_TILES = 1_000
 """Tiles that a picture is cut into."""
+HIGHEST_FLOOR = 10_000_000
+"""Tokens that a budget may ask of the smallest picture: every height up to its root is looked at."""

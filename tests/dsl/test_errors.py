@@ -65,6 +65,10 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "call_of_a_truth": ("N214", "amend lm { norm = true(1) }"),
     "assert_of_a_grid": ("V303", "assert vit.width == 20x20"),
     "too_deep": ("V305", "amend lm { depth = 8192 }"),
+    "floor_too_high": (
+        "V305",
+        "amend input image { resize = native(multiple: 28px, budget: 1000000000000000000tok) }",
+    ),
     "too_many_tiles": ("V305", "amend input image { resize = tiles(56px, 1..1000000000) }"),
     "no_writer": ("N215", "amend mode tell { from = vit.blocks[0..1] }"),
     "unknown_loss": ("N204", "amend stage first { loss = [lm, itc] }"),
