@@ -19,4 +19,4 @@ MOST_LAYERS = 512
 MOST_TILES = 1_000
 """Tiles that a picture is cut into."""
 HIGHEST_FLOOR = 10_000_000
-"""Tokens that a budget may ask of the smallest picture: every height up to its root is looked at."""
+"""Tokens that a budget may ask of any picture: every height up to its root is looked at."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import resource
+import signal
 import sys
 import time
 import traceback
@@ -15,6 +17,10 @@ from triptych.tests.fuzzing.properties import examine
 from triptych.tests.fuzzing.shrink import shrunk
 
 EVERY = 1_000
+MEMORY = 4 << 30
+"""What the whole run may take, so that a case which asks for all there is fails alone."""
+PATIENCE = 30
+"""So many seconds are waited for one case."""
 
 
 def main() -> int:
@@ -39,6 +45,8 @@ def _run(seed: int, count: int, keep: Path) -> int:
     started, used = time.monotonic(), time.process_time()
     answers, failures = Counter[str](), Counter[str]()
     slowest = (0.0, "")
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGALRM, _give_up)
     for number in range(seed, seed + count):
         kind = order[number % 100]
         text = case(kind, number)
@@ -69,8 +77,13 @@ def _fails_so(why: str, text: str) -> bool:
     return _failure(text, Counter()) == why
 
 
+def _give_up(*_: object) -> None:
+    raise TimeoutError("it never ends")
+
+
 def _failure(text: str, answers: Counter[str]) -> str:
     """Why a text fails, in a line; empty when it does not."""
+    signal.alarm(PATIENCE)
     try:
         answers.update(set(examine(text, beside()).split()))
     except Exception as error:
@@ -78,6 +91,8 @@ def _failure(text: str, answers: Counter[str]) -> str:
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         said = "" if "took" in str(error) else f" {str(error).splitlines()[:1]}"
         return f"{type(error).__name__} at {place}{said}"
+    finally:
+        signal.alarm(0)
     return ""
 
 
