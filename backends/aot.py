@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from ..blocks.operators import lowering
 from .artefact import PACKAGE, Artefact, opened
 from .base import Executable, Missing
-from .exporting import export
+from .exporting import export, linear_form
 from .job import Job
 from .manifest import Target
 from .packing import (
@@ -37,7 +37,7 @@ from .packing import (
     silent,
     writing,
 )
-from .toolchain import cache_folder, code_in, missing_compiler
+from .toolchain import cache_folder, code_in, compiler_version, missing_compiler
 
 OPTIONS: dict[str, Any] = {
     "aot_inductor.package": True,
@@ -96,7 +96,8 @@ class Aot:
             step("package")
             _package(files, beside / PACKAGE)
             code = dict.fromkeys(job.methods, PACKAGE)
-            manifest = pack(job, beside, self.name, Target.here(), programs, code)
+            tools = {"c++": compiler_version()}
+            manifest = pack(job, beside, self.name, Target.here(), programs, code, tools)
             step("compare with eager")
             states: dict[str, State] = {PACKAGE: State("built")}
             if job.has_weights:
@@ -109,8 +110,8 @@ class Aot:
 
 def exported(job: Job, name: str) -> ExportedProgram:
     """The program of one method: caches are written by plain tensor code, pictures see each other
-    through triptych's operator."""
-    with lowering(kv_update="scatter"):
+    through triptych's operator, and a single token reads matrices as streams."""
+    with lowering(kv_update="scatter", linear=linear_form(name)):
         return export(job.lowered.methods[name], job.methods[name], job.limits)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import util
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .base import Limit, Method, Port
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Raised when what a manifest holds changes; only this one is read."""
+
+_CHUNK = 2**24
 
 
 class ArtefactError(Exception):
@@ -142,12 +147,17 @@ class RecipeRecord(_Record):
 class Manifest(_Record):
     """All that is known of an artefact."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = FORMAT
     recipe: RecipeRecord
     backend: Literal["aot", "tensorrt"]
     versions: dict[str, str]
+    """What made it: triptych, torch and Python, and the compiler or the builder of engines."""
     target: Target
     dtype: str
+    quantized: tuple[str, ...] = ()
+    """The weights that are kept in 8 bits."""
+    rounding: dict[str, float] = {}
+    """For each method, how far 8 bits bring it off what it yields without them."""
     methods: dict[str, MethodRecord]
     limits: dict[str, LimitRecord]
     weights: dict[str, str]
@@ -182,8 +192,12 @@ class Manifest(_Record):
             ) from problem
         except (OSError, ValueError) as problem:
             raise ArtefactError(f"{file} is damaged: {problem}") from problem
-        if not isinstance(content, dict) or content.get("format") != 1:
-            raise ArtefactError(f"{file} was written by another version of triptych: compile again")
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise ArtefactError(
+                f"{file} has format {found}, and this version of triptych reads {FORMAT}: run "
+                "`triptych compile` again from the recipe and its weights"
+            )
         if content.pop("digest", None) != _digest(content):
             raise ArtefactError(f"{file} was changed after it was written: compile again")
         try:
@@ -193,35 +207,52 @@ class Manifest(_Record):
 
 
 def versions() -> dict[str, str]:
-    """What made an artefact."""
+    """What made an artefact, whatever its backend."""
     return {
         "triptych": version("triptych"),
         "torch": str(torch.__version__),
+        "safetensors": version("safetensors"),
         "python": platform.python_version(),
     }
 
 
 def verify(folder: Path, files: Mapping[str, FileRecord]) -> None:
     """ArtefactError names the first file that is missing, foreign, changed or cut short."""
+    for _, problem in damage(folder, files):
+        raise ArtefactError(problem)
+
+
+def damage(
+    folder: Path, files: Mapping[str, FileRecord], read: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[str, str]]:
+    """Each file that is missing, foreign, changed or cut short, and what to do about it.
+
+    `read` is told of the bytes that were read, a piece at a time; what is quick to see comes first.
+    """
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(files.keys() - there):
-        raise ArtefactError(f"{folder / name} is missing: copy the whole artefact again")
+        yield name, f"{folder / name} is missing: copy the whole artefact again"
     for name in sorted(there - files.keys() - {MANIFEST}):
-        raise ArtefactError(f"{folder / name} does not belong to the artefact: remove it")
-    for name, record in files.items():
+        yield name, f"{folder / name} does not belong to the artefact: remove it"
+    whole: dict[str, FileRecord] = {}
+    for name in sorted(files.keys() & there):
         size = (folder / name).stat().st_size
-        if size != record.size:
-            raise ArtefactError(
-                f"{folder / name} has {size:,} bytes and should have {record.size:,}: "
-                "copy it again, or compile again"
-            )
+        if size == files[name].size:
+            whole[name] = files[name]
+            continue
+        yield (
+            name,
+            f"{folder / name} has {size:,} bytes and should have {files[name].size:,}: "
+            "copy it again, or compile again",
+        )
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(sha256_of, (folder / name for name in files))
-        for (name, record), digest in zip(files.items(), digests, strict=True):
+        digests = pool.map(lambda name: sha256_of(folder / name, read), whole)
+        for (name, record), digest in zip(whole.items(), digests, strict=True):
             if digest != record.sha256:
-                raise ArtefactError(
+                yield (
+                    name,
                     f"{folder / name} was changed: its digest is {digest[:12]}..., not "
-                    f"{record.sha256[:12]}...; copy it again, or compile again"
+                    f"{record.sha256[:12]}...; copy it again, or compile again",
                 )
 
 
@@ -234,14 +265,24 @@ def check_fit(folder: Path, manifest: Manifest) -> None:
     lacking = manifest.target.lacking(Target.here(manifest.target.device))
     if lacking:
         raise ArtefactError(f"{folder} was compiled for {', '.join(lacking)}: {again}")
+    if manifest.backend == "tensorrt":
+        built, found = manifest.versions["tensorrt"], _tensorrt()
+        if built != found:
+            raise ArtefactError(
+                f"{folder} was built by TensorRT {built}, and here is {found or 'none'}: {again}"
+            )
     if not manifest.weights:
         raise ArtefactError(f"{folder} was made without weights: compile again with --weights")
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+def sha256_of(path: Path, read: Callable[[int], None] = lambda size: None) -> str:
+    """SHA-256 of a file; `read` is told of the bytes, a piece at a time."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            read(len(chunk))
+    return digest.hexdigest()
 
 
 def _release(torch_version: str) -> tuple[str, ...]:
@@ -269,6 +310,15 @@ def _capability() -> set[str]:
         return set()
     major, minor = torch.cuda.get_device_capability()
     return {f"sm{major}{minor}"}
+
+
+def _tensorrt() -> str | None:
+    """The release of TensorRT that is installed."""
+    if not util.find_spec("tensorrt"):
+        return None
+    import tensorrt
+
+    return str(tensorrt.__version__)
 
 
 _FEATURES = {"cpu": _instruction_sets, "cuda": _capability}

@@ -104,19 +104,22 @@ def pack(
     target: Target,
     programs: Mapping[str, str],
     code: Mapping[str, str],
+    tools: Mapping[str, str],
     limits: Mapping[str, Limit] | None = None,
 ) -> Manifest:
     """Write weights and tokenizer; the manifest, still without the digests of the files.
 
-    `programs` and `code` name each method's files. `limits` are those of the job unless the code
-    has narrower ones.
+    `programs` and `code` name each method's files, `tools` the releases of what made the code.
+    `limits` are those of the job unless the code has narrower ones.
     """
     return Manifest(
         recipe=RecipeRecord(name=job.recipe, mode=job.mode, digest=job.digest),
         backend=backend,
-        versions=versions(),
+        versions={**versions(), **tools},
         target=target,
         dtype=str(job.dtype).removeprefix("torch."),
+        quantized=job.quantized,
+        rounding=dict(job.rounding),
         methods={
             name: MethodRecord.of(method, programs[name], code[name])
             for name, method in job.methods.items()

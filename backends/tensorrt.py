@@ -308,7 +308,8 @@ class TensorRT:
                 engine = build_engine(job, name, made, limits, cache_folder("tensorrt"))
                 (beside / code[name]).write_bytes(engine)
             self.progress("compare with eager", steps - 1, steps)
-            manifest = pack(job, beside, self.name, Target.here("cuda"), programs, code, limits)
+            gpu, tools = Target.here("cuda"), releases()
+            manifest = pack(job, beside, self.name, gpu, programs, code, tools, limits)
             states = {file: State("built") for file in code.values()}
             if job.has_weights:
                 errors = compared(job, opened(beside, manifest), limits)
@@ -335,6 +336,14 @@ def lacking() -> Iterator[str]:
     elif _numbers(metadata.version("torch-tensorrt")) < NEEDED:
         found = metadata.version("torch-tensorrt")
         yield f"torch-tensorrt {_dotted(NEEDED)} or newer: this is {found}, which bakes caches in"
+
+
+def releases() -> dict[str, str]:
+    """What builds engines here."""
+    import tensorrt
+    import torch_tensorrt
+
+    return {"tensorrt": tensorrt.__version__, "torch-tensorrt": torch_tensorrt.__version__}
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -28,6 +29,15 @@ def missing_compiler(backend: str) -> Missing | None:
             "another compiler in the environment variable CXX.",
         )
     return None
+
+
+def compiler_version() -> str:
+    """The C++ compiler that torch finds, by its own words: `g++ (Debian 12.2.0-14) 12.2.0`."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    asked = [get_cpp_compiler(), "--version"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[0].strip()
 
 
 def cache_folder(kind: str, program: str = "") -> Path:

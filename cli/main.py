@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Write weights under their published names."),
     "fmt": ("format", "Format recipe files."),
     "gallery": ("gallery", "Write the sections of a page that show recipes."),
+    "inspect": ("inspect", "Say what an artefact is, and check every byte of it."),
     "list": ("list", "List the recipes that ship."),
     "lsp": ("lsp", "Answer an editor over standard input and output."),
     "new": ("new", "Write a commented recipe to start from."),
@@ -40,8 +41,8 @@ EXIT_CODES = """\b
 Exit codes:
   0    done; for `diff`: the same; for `check`: no error is left; for `fmt --check` and
        `fmt --diff`: nothing would change
-  1    the recipe, the data or the checkpoint is wrong; for `diff`: different; for `fmt`:
-       something would change
+  1    the recipe, the data, the checkpoint or the artefact is wrong; for `diff`: different;
+       for `fmt`: something would change
   2    the command line is wrong, or this machine lacks what the backend needs
   130  interrupted; what was done is saved where the command says so
 """

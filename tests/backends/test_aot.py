@@ -89,21 +89,125 @@ def test_weights_are_stored_once_and_programs_hold_none(artefact, tiny_job):
     assert programs < 2e6 < sum(tensor.nbytes for tensor in state.values())
 
 
-def test_it_runs_alone(artefact, tmp_path):
-    """In a folder of its own, through the command, without the language and the compiler."""
-    alone = shutil.copytree(artefact.folder, tmp_path / "elsewhere")
-    picture(90, 60).save(tmp_path / "a.png")
-    code = (
-        "import sys\n"
-        "from triptych.cli.main import main\n"
-        f"sys.argv = ['triptych', 'run', {str(alone)!r}, '--image', 'a.png', '--prompt', 'what?',"
-        " '--max-new', '6', '--json']\n"
-        "try:\n    main()\n"
-        "except SystemExit as leave:\n    assert not leave.code, leave.code\n"
-        f"unwanted = {UNWANTED!r}\n"
-        "loaded = [m for m in sys.modules if m.startswith(unwanted)]\n"
-        "assert not loaded, loaded\n"
+RUNTIME = (
+    "torch torchgen numpy safetensors PIL tokenizers tiktoken tiktoken_ext regex pydantic "
+    "pydantic_core annotated_types typing_extensions typing_inspection click rich"
+).split()
+"""What an artefact runs without: the language, the compiler, and torch's own."""
+DRAWN = Sampling(temperature=1.0, top_p=0.9)
+
+
+@pytest.fixture
+def copy(artefact, tmp_path):
+    """An artefact that a test may spoil."""
+    return Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batch": 1, "length": 2},
+        {"batch": 2, "slots": 128},
+        {"batch": 4, "length": 448, "slots": 512, "features": 2, "patches": 8},
+        {"image.patches": 400, "video.patches": 4 * 333, "patches": 700, "features": 1000},
+    ],
+    ids=str,
+)
+def test_every_method_is_eagers(tiny_job, artefact, eager, sizes):
+    assert_same_methods(tiny_job, artefact.executable, eager, 1e-5, **sizes)
+
+
+def test_greedy_tokens_are_eagers(artefact, session):
+    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+
+
+def test_drawn_tokens_are_eagers(artefact, session):
+    ours = artefact.session().chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+    assert ours == session.chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+
+
+def test_the_manifest_says_what_was_built_and_what_was_executed(artefact, tiny_job):
+    manifest = artefact.manifest
+    code = manifest.files[PACKAGE]
+    assert code.state == "executed"
+    assert code.errors.keys() == tiny_job.methods.keys()
+    assert all(error < 1e-4 for error in code.errors.values())
+    assert {record.state for name, record in manifest.files.items() if ".pt2" in name} == {
+        "built",
+        "executed",
+    }
+    assert manifest.recipe.digest == tiny_job.digest
+    assert manifest.methods["decode"].updated == (
+        "cache.0.k",
+        "cache.0.v",
+        "cache.1.k",
+        "cache.1.v",
     )
+
+
+def test_weights_are_stored_once_and_programs_hold_none(artefact, tiny_job):
+    state = tiny_job.lowered.module.state_dict()
+    stored = 0
+    for file in (artefact.folder / "weights").iterdir():
+        with safe_open(file, framework="pt") as content:
+            for name in content.keys():  # noqa: SIM118
+                assert torch.equal(content.get_tensor(name), state[name])
+                stored += 1
+    assert stored == len(state)
+    programs = sum(file.stat().st_size for file in (artefact.folder / "programs").iterdir())
+    assert programs < 2e6 < sum(tensor.nbytes for tensor in state.values())
+
+
+RUNTIME = (
+    *(
+        "torch",
+        "torchgen",
+        "numpy",
+        "safetensors",
+        "PIL",
+        "tokenizers",
+        "tiktoken",
+        "tiktoken_ext",
+        "regex",
+        "pydantic",
+    ),
+    *(
+        "pydantic_core",
+        "annotated_types",
+        "typing_extensions",
+        "typing_inspection",
+        "click",
+        "rich",
+    ),
+)
+"""What an artefact runs with, beside Python itself and the blocks."""
+ALONE = """
+import sys
+
+class Fresh:
+    '''An environment that holds only what an artefact needs.'''
+
+    def find_spec(self, name, path=None, target=None):
+        own = sys.stdlib_module_names | {wanted!r} | {{"triptych"}}
+        known = name.split(".")[0] in own or name.startswith("_sysconfigdata")
+        if not known or name.startswith({unwanted!r}):
+            raise ModuleNotFoundError(f"there is no {{name}} here", name=name)
+
+sys.meta_path.insert(0, Fresh())
+from triptych.cli.main import main
+
+sys.argv = ["triptych", "run", "elsewhere", "--image", "a.png", "--prompt", "what?",
+            "--max-new", "6", "--json"]
+main()
+"""
+
+
+def test_it_runs_alone(artefact, tmp_path):
+    """In a folder of its own, through the command, where the language, the compiler and all that
+    is not needed to run cannot be imported."""
+    shutil.copytree(artefact.folder, tmp_path / "elsewhere")
+    picture(90, 60).save(tmp_path / "a.png")
+    code = ALONE.format(wanted=set(RUNTIME), unwanted=UNWANTED)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -116,14 +220,19 @@ def test_it_runs_alone(artefact, tmp_path):
 
 
 def test_a_byte_changed_in_any_file_is_refused_by_name(artefact, tmp_path):
-    for number, name in enumerate([MANIFEST, *artefact.manifest.files]):
-        copy = Path(shutil.copytree(artefact.folder, tmp_path / str(number)))
-        content = bytearray((copy / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (copy / name).write_bytes(content)
-        with pytest.raises(ArtefactError, match=Path(name).name):
-            Artefact(copy)
-        shutil.rmtree(copy)
+    kinds = {Path(name).parts[0] for name in artefact.manifest.files}
+    assert kinds == {"aoti", "programs", "tokenizer", "weights"}
+    copy = Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
+    for name in (MANIFEST, *artefact.manifest.files):
+        whole = (copy / name).read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 2):
+            content = bytearray(whole)
+            content[place] ^= 1
+            (copy / name).write_bytes(content)
+            with pytest.raises(ArtefactError, match=Path(name).name):
+                Artefact(copy)
+        (copy / name).write_bytes(whole)
+    Artefact(copy)
 
 
 def test_a_truncated_file_is_refused_by_name(copy):
@@ -171,8 +280,8 @@ def test_code_of_another_torch_is_refused(copy):
 
 def test_a_manifest_of_a_later_format_is_refused(copy):
     content = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps({**content, "format": 2}))
-    with pytest.raises(ArtefactError, match="another version of triptych"):
+    (copy / MANIFEST).write_text(json.dumps({**content, "format": content["format"] + 1}))
+    with pytest.raises(ArtefactError, match=r"reads 2: run `triptych compile` again"):
         Artefact(copy)
 
 
