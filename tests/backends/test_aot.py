@@ -25,160 +25,10 @@ from .conftest import DIALOGUES, assert_same_methods, picture
 
 UNWANTED = ("lark", "networkx", "triptych.dsl", "triptych.compiler", "torch._inductor")
 """What an artefact runs without: the language, the compiler, and torch's own."""
-DRAWN = Sampling(temperature=1.0, top_p=0.9)
-
-
-@pytest.fixture
-def copy(artefact, tmp_path):
-    """An artefact that a test may spoil."""
-    return Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"batch": 1, "length": 2},
-        {"batch": 2, "slots": 128},
-        {"batch": 4, "length": 448, "slots": 512, "features": 2, "patches": 8},
-        {"image.patches": 400, "video.patches": 4 * 333, "patches": 700, "features": 1000},
-    ],
-    ids=str,
-)
-def test_every_method_is_eagers(tiny_job, artefact, eager, sizes):
-    assert_same_methods(tiny_job, artefact.executable, eager, 1e-5, **sizes)
-
-
-def test_greedy_tokens_are_eagers(artefact, session):
-    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
-
-
-def test_drawn_tokens_are_eagers(artefact, session):
-    ours = artefact.session().chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
-    assert ours == session.chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
-
-
-def test_the_manifest_says_what_was_built_and_what_was_executed(artefact, tiny_job):
-    manifest = artefact.manifest
-    code = manifest.files[PACKAGE]
-    assert code.state == "executed"
-    assert code.errors.keys() == tiny_job.methods.keys()
-    assert all(error < 1e-4 for error in code.errors.values())
-    assert {record.state for name, record in manifest.files.items() if ".pt2" in name} == {
-        "built",
-        "executed",
-    }
-    assert manifest.recipe.digest == tiny_job.digest
-    assert manifest.methods["decode"].updated == (
-        "cache.0.k",
-        "cache.0.v",
-        "cache.1.k",
-        "cache.1.v",
-    )
-
-
-def test_weights_are_stored_once_and_programs_hold_none(artefact, tiny_job):
-    state = tiny_job.lowered.module.state_dict()
-    stored = 0
-    for file in (artefact.folder / "weights").iterdir():
-        with safe_open(file, framework="pt") as content:
-            for name in content.keys():  # noqa: SIM118
-                assert torch.equal(content.get_tensor(name), state[name])
-                stored += 1
-    assert stored == len(state)
-    programs = sum(file.stat().st_size for file in (artefact.folder / "programs").iterdir())
-    assert programs < 2e6 < sum(tensor.nbytes for tensor in state.values())
-
-
 RUNTIME = (
-    "torch torchgen numpy safetensors PIL tokenizers tiktoken tiktoken_ext regex pydantic "
-    "pydantic_core annotated_types typing_extensions typing_inspection click rich"
-).split()
-"""What an artefact runs without: the language, the compiler, and torch's own."""
-DRAWN = Sampling(temperature=1.0, top_p=0.9)
-
-
-@pytest.fixture
-def copy(artefact, tmp_path):
-    """An artefact that a test may spoil."""
-    return Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"batch": 1, "length": 2},
-        {"batch": 2, "slots": 128},
-        {"batch": 4, "length": 448, "slots": 512, "features": 2, "patches": 8},
-        {"image.patches": 400, "video.patches": 4 * 333, "patches": 700, "features": 1000},
-    ],
-    ids=str,
-)
-def test_every_method_is_eagers(tiny_job, artefact, eager, sizes):
-    assert_same_methods(tiny_job, artefact.executable, eager, 1e-5, **sizes)
-
-
-def test_greedy_tokens_are_eagers(artefact, session):
-    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
-
-
-def test_drawn_tokens_are_eagers(artefact, session):
-    ours = artefact.session().chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
-    assert ours == session.chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
-
-
-def test_the_manifest_says_what_was_built_and_what_was_executed(artefact, tiny_job):
-    manifest = artefact.manifest
-    code = manifest.files[PACKAGE]
-    assert code.state == "executed"
-    assert code.errors.keys() == tiny_job.methods.keys()
-    assert all(error < 1e-4 for error in code.errors.values())
-    assert {record.state for name, record in manifest.files.items() if ".pt2" in name} == {
-        "built",
-        "executed",
-    }
-    assert manifest.recipe.digest == tiny_job.digest
-    assert manifest.methods["decode"].updated == (
-        "cache.0.k",
-        "cache.0.v",
-        "cache.1.k",
-        "cache.1.v",
-    )
-
-
-def test_weights_are_stored_once_and_programs_hold_none(artefact, tiny_job):
-    state = tiny_job.lowered.module.state_dict()
-    stored = 0
-    for file in (artefact.folder / "weights").iterdir():
-        with safe_open(file, framework="pt") as content:
-            for name in content.keys():  # noqa: SIM118
-                assert torch.equal(content.get_tensor(name), state[name])
-                stored += 1
-    assert stored == len(state)
-    programs = sum(file.stat().st_size for file in (artefact.folder / "programs").iterdir())
-    assert programs < 2e6 < sum(tensor.nbytes for tensor in state.values())
-
-
-RUNTIME = (
-    *(
-        "torch",
-        "torchgen",
-        "numpy",
-        "safetensors",
-        "PIL",
-        "tokenizers",
-        "tiktoken",
-        "tiktoken_ext",
-        "regex",
-        "pydantic",
-    ),
-    *(
-        "pydantic_core",
-        "annotated_types",
-        "typing_extensions",
-        "typing_inspection",
-        "click",
-        "rich",
-    ),
+    *("torch", "torchgen", "numpy", "safetensors", "PIL", "tokenizers", "tiktoken"),
+    *("tiktoken_ext", "regex", "pydantic", "pydantic_core", "annotated_types"),
+    *("typing_extensions", "typing_inspection", "click", "rich"),
 )
 """What an artefact runs with, beside Python itself and the blocks."""
 ALONE = """
@@ -200,6 +50,68 @@ sys.argv = ["triptych", "run", "elsewhere", "--image", "a.png", "--prompt", "wha
             "--max-new", "6", "--json"]
 main()
 """
+DRAWN = Sampling(temperature=1.0, top_p=0.9)
+
+
+@pytest.fixture
+def copy(artefact, tmp_path):
+    """An artefact that a test may spoil."""
+    return Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"batch": 1, "length": 2},
+        {"batch": 2, "slots": 128},
+        {"batch": 4, "length": 448, "slots": 512, "features": 2, "patches": 8},
+        {"image.patches": 400, "video.patches": 4 * 333, "patches": 700, "features": 1000},
+    ],
+    ids=str,
+)
+def test_every_method_is_eagers(tiny_job, artefact, eager, sizes):
+    assert_same_methods(tiny_job, artefact.executable, eager, 1e-5, **sizes)
+
+
+def test_greedy_tokens_are_eagers(artefact, session):
+    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+
+
+def test_drawn_tokens_are_eagers(artefact, session):
+    ours = artefact.session().chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+    assert ours == session.chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+
+
+def test_the_manifest_says_what_was_built_and_what_was_executed(artefact, tiny_job):
+    manifest = artefact.manifest
+    code = manifest.files[PACKAGE]
+    assert code.state == "executed"
+    assert code.errors.keys() == tiny_job.methods.keys()
+    assert all(error < 1e-4 for error in code.errors.values())
+    assert {record.state for name, record in manifest.files.items() if ".pt2" in name} == {
+        "built",
+        "executed",
+    }
+    assert manifest.recipe.digest == tiny_job.digest
+    assert manifest.methods["decode"].updated == (
+        "cache.0.k",
+        "cache.0.v",
+        "cache.1.k",
+        "cache.1.v",
+    )
+
+
+def test_weights_are_stored_once_and_programs_hold_none(artefact, tiny_job):
+    state = tiny_job.lowered.module.state_dict()
+    stored = 0
+    for file in (artefact.folder / "weights").iterdir():
+        with safe_open(file, framework="pt") as content:
+            for name in content.keys():  # noqa: SIM118
+                assert torch.equal(content.get_tensor(name), state[name])
+                stored += 1
+    assert stored == len(state)
+    programs = sum(file.stat().st_size for file in (artefact.folder / "programs").iterdir())
+    assert programs < 2e6 < sum(tensor.nbytes for tensor in state.values())
 
 
 def test_it_runs_alone(artefact, tmp_path):
