@@ -171,6 +171,18 @@ class Executable(ABC):
         with torch.no_grad():
             return self._run(chosen, taken, sizes)
 
+    def fed(self, method: str, inputs: Tensors) -> dict[str, Tensor]:
+        """The same, with inputs brought to where and what the method takes; others may be there."""
+        wanted = self.methods[method].inputs
+        return self.run(
+            method,
+            {
+                name: tensor.to(self.device, wanted[name].dtype)
+                for name, tensor in inputs.items()
+                if name in wanted
+            },
+        )
+
     @abstractmethod
     def _run(
         self, method: Method, inputs: dict[str, Tensor], sizes: Mapping[str, int]

@@ -18,17 +18,18 @@ from torch.nn import functional
 from ..blocks.input.batch import Prompts
 from ..blocks.input.ending import Telling
 from ..blocks.input.processor import Processor
-from ..blocks.input.sample import Sample, Turn
-from .base import Executable, InputError, Limit
+from ..blocks.input.sample import Sample, Seen, Turn
+from .base import Executable, InputError, Tensors
 from .sampling import Chooser, Sampling
-
-QUESTION = ("question.tokens", "question.last", "question.picture")
-"""What a part that reads is fed of each question: its tokens, where it ends, and its picture."""
+from .sight import Sight
 
 Dialogue: TypeAlias = Sequence[Turn]
 
 SMALLEST_CACHE = 128
 """Slots of the smallest cache; each next size doubles, up to what the executable takes."""
+
+CHUNK = 1024
+"""Tokens of a prompt that are fed at a time: masks and activations are no larger than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,21 @@ class Session:
     """Asks an executable; holds no state between calls but what the executable keeps compiled."""
 
     def __init__(
-        self, executable: Executable, processor: Processor, spec: Mapping[str, Any]
+        self,
+        executable: Executable,
+        processor: Processor,
+        spec: Mapping[str, Any],
+        *,
+        chunk: int = CHUNK,
     ) -> None:
-        """`spec` is the feed spec of the mode that the executable was made from."""
+        """`spec` is the feed spec of the mode that the executable was made from; prompts longer
+        than `chunk` tokens are fed in pieces."""
         self.executable = executable
         self.processor = processor
         self.spec = spec
         self.sampling = Sampling.from_spec(spec["sampling"])
         self.new: int = spec["limits"]["new"]
-        self._methods = executable.methods
-        self._takes_features = "features" in self._methods["prefill"].inputs
+        self.chunk = max(chunk, executable.limits["length"].low)
 
     def inputs(self, kind: str) -> list[str]:
         """The inputs that take media of a kind, `image` or `video`."""
@@ -145,11 +151,27 @@ class Session:
         if not samples:
             return
         new = self.new if new is None else new
-        prompts = self._prompts(samples)
-        slots = self._slots(prompts.length, new)
+        prompts = self.prompts(samples)
+        slots = self.slots(prompts.length, new)
         caches = self.executable.caches(len(samples), slots)
-        logits_BV = self._prefill(prompts, caches)
+        media = [seen for sample in samples for seen in sample.media]
+        sight = Sight(self.executable, self.processor, self.spec)
+        logits_BV = self.prefill(prompts, media, caches, sight)
         chooser = Chooser(sampling or self.sampling, seed, numbers)
+        yield from self.go_on(prompts, logits_BV, caches, slots, new, tellings, chooser)
+
+    def go_on(
+        self,
+        prompts: Prompts,
+        logits_BV: Tensor,
+        caches: Tensors,
+        slots: int,
+        new: int,
+        tellings: Sequence[Telling],
+        chooser: Chooser,
+    ) -> Iterator[list[int | None]]:
+        """Step by step, the token that each row goes on with behind its prompt; each but the last
+        is fed when the next is asked for."""
         chooser.see(_seen(prompts), logits_BV.shape[-1])
         end = min(prompts.length + new, slots + 1)
         for slot in range(prompts.length, end):
@@ -166,18 +188,22 @@ class Session:
                 return
             chooser.see(tokens_B[:, None], logits_BV.shape[-1])
             inputs = self.processor.next_inputs(prompts, tokens_B, slot)
-            logits_BV = self._run("decode", inputs | caches)["logits"]
+            logits_BV = self.executable.fed("decode", inputs | dict(caches))["logits"]
 
-    def _prompts(self, samples: Sequence[Sample]) -> Prompts:
+    def prompts(self, samples: Sequence[Sample], since: int = 0) -> Prompts:
+        """The prompts of samples, those of a batch padded on the left; `since` as there.
+
+        InputError when one is too long.
+        """
         limit = self.executable.limits["length"]
         longest = max(sample.length for sample in samples)
         if longest > limit.high:
             raise InputError(
                 f"a prompt of {longest} tokens is too long: the executable takes {limit}"
             )
-        return self.processor.prompt_batch(samples, length=max(longest, limit.low))
+        return self.processor.prompts(samples, length=max(longest, limit.low), since=since)
 
-    def _slots(self, length: int, new: int) -> int:
+    def slots(self, length: int, new: int) -> int:
         """The smallest cache for a prompt and its answer; the largest when none is large enough."""
         limit = self.executable.limits["slots"]
         slots = min(max(SMALLEST_CACHE, limit.low), limit.high)
@@ -185,133 +211,49 @@ class Session:
             slots = min(2 * slots, limit.high)
         return slots
 
-    def _prefill(self, prompts: Prompts, caches: dict[str, Tensor]) -> Tensor:
-        inputs = dict(prompts.inputs) | caches
-        if self._takes_features:
-            inputs["features"] = self._features(prompts)
-        return self._run("prefill", inputs)["logits"]
+    def prefill(
+        self, prompts: Prompts, media: Sequence[Seen], caches: Tensors, sight: Sight, since: int = 0
+    ) -> Tensor:
+        """The logits behind prompts, piece by piece, of which the cache holds the slots before
+        `since`; `media` are those whose features are fed."""
+        takes = self.executable.methods["prefill"].inputs
+        features = sight.features(media) if "features" in takes else torch.empty(0)
+        for begin, end in self._pieces(prompts.length, since):
+            inputs = prompts.piece(begin, end) | caches
+            if "features" in takes:
+                inputs |= self._chosen(features, inputs)
+            logits_BV = self.executable.fed("prefill", inputs)["logits"]
+        return logits_BV
 
-    def _features(self, prompts: Prompts) -> Tensor:
-        """The rows that take the reserved places, input by input, and rows of zeros up to the low
-        end of what the executable takes."""
-        port = self._methods["prefill"].inputs["features"]
-        made: dict[tuple[str, str], list[Tensor]] = {}
-        for medium in self.processor.inputs:
-            for feeds in self._shown(medium, prompts):
-                for part, some in self._seen(medium, feeds).items():
-                    made.setdefault((part, medium), []).append(some)
-        rows = [
-            some for part, medium in self.spec["features"] for some in made.get((part, medium), ())
+    @property
+    def resumes(self) -> bool:
+        """Whether a prompt can be fed from any place on; not where it goes on behind queries, which
+        `prefill` puts before it."""
+        takes = self.executable.methods["prefill"].inputs
+        return "text.feature_index" in takes or "features" not in takes
+
+    def _pieces(self, length: int, since: int) -> list[tuple[int, int]]:
+        """The stretches of a prompt that are fed one after the other."""
+        if not self.resumes:
+            return [(0, length)]
+        least = self.executable.limits["length"].low
+        pieces = [
+            (begin, min(begin + self.chunk, length)) for begin in range(since, length, self.chunk)
         ]
-        low = self.executable.limits["features"].low
-        given = sum(len(part) for part in rows)
-        if given < low:
-            width = port.sizes[1]
-            assert isinstance(width, int)
-            rows.append(torch.zeros(low - given, width, dtype=port.dtype))
-        return torch.cat([part.to(self.executable.device) for part in rows])
+        # What takes two at least is fed again what stands before.
+        return [(min(begin, end - least), end) for begin, end in pieces]
 
-    def _shown(self, medium: str, prompts: Prompts) -> Iterator[dict[str, Tensor]]:
-        """What the towers take of an input, cut between pictures or frames into what one call
-        takes; nothing where a prompt shows nothing to it."""
-        views = self.spec["inputs"][medium]["views"]
-        feeds = {feed: tensor for feed, tensor in prompts.inputs.items() if _view(feed) in views}
-        if not feeds:
-            return
-        for rows in self._groups(medium, feeds):
-            some = {feed: tensor[rows[_view(feed)]] for feed, tensor in feeds.items()}
-            yield some | _asked(prompts, rows[next(iter(views))])
-
-    def _groups(self, medium: str, feeds: Mapping[str, Tensor]) -> Iterator[dict[str, slice]]:
-        """The rows of each view that one call takes, in whole pictures or frames."""
-        views, limits = self.spec["inputs"][medium]["views"], self.executable.limits
-        each = self._rows_of_one(medium, feeds)
-        if each is None:
-            (view,) = views
-            for rows in _groups(feeds[f"{view}.segment_id"], limits[f"{view}.patches"]):
-                yield {view: rows}
-            return
-        count = len(feeds[f"{next(iter(views))}.patches"]) // next(iter(each.values()))
-        most = min(limits[self._size(medium, view)].high // each[view] for view in views)
-        for begin in range(0, count, most):
-            end = min(begin + most, count)
-            yield {view: slice(begin * rows, end * rows) for view, rows in each.items()}
-
-    def _rows_of_one(self, medium: str, feeds: Mapping[str, Tensor]) -> dict[str, int] | None:
-        """How many rows a picture has in each view; None where pictures have any size."""
-        views = self.spec["inputs"][medium]["views"]
-        dense = next((view for view, given in views.items() if given["dense"]), None)
-        if dense is None:
-            return None
-        count = len(feeds[f"{dense}.patches"])
-        return {view: len(feeds[f"{view}.patches"]) // count for view in views}
-
-    def _size(self, medium: str, view: str) -> str:
-        """The name of the number of rows of a view."""
-        dense = self.spec["inputs"][medium]["views"][view]["dense"]
-        return f"{medium}.pictures" if dense else f"{view}.patches"
-
-    def _seen(self, medium: str, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The rows that each part makes of what one call of the towers takes."""
-        views, limits = self.spec["inputs"][medium]["views"], self.executable.limits
-        each = self._rows_of_one(medium, feeds) or dict.fromkeys(views, 1)
-        first = next(iter(views))
-        count = len(feeds[f"{first}.patches"]) // each[first]
-        lows = (-(-limits[self._size(medium, view)].low // each[view]) for view in views)
-        lacking = max(0, *(low - count for low in lows))
-        questions = {feed: feeds.pop(feed) for feed in QUESTION if feed in feeds}
-        if lacking:
-            feeds = {
-                feed: _extended(tensor, lacking * each[_view(feed)])
-                for feed, tensor in feeds.items()
-            }
-        shares = {False: (count, count + lacking)}
-        if questions:
-            asked = len(questions[QUESTION[0]])
-            least = self.executable.limits["questions"].low
-            # What takes two at least is asked the last one again.
-            again = torch.arange(max(asked, least)).clamp(max=asked - 1)
-            questions = {feed: tensor[again] for feed, tensor in questions.items()}
-            shares[True] = (asked, len(again))
-        own = f"project_{medium}"
-        made = self._run(
-            own if own in self._methods else "project",
-            self._run(f"vision_{medium}", feeds) | questions,
-        )
-        kept = dict[str, Tensor]()
-        for name, rows in made.items():
-            part = name.partition(".")[0]
-            real, all_ = shares[self.processor.inputs[medium].reads(part)]
-            kept[part] = rows[: len(rows) * real // all_]
-        return kept
-
-    def _run(self, method: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        device = self.executable.device
-        wanted = self._methods[method].inputs
-        return self.executable.run(
-            method,
-            {
-                name: tensor.to(device, wanted[name].dtype)
-                for name, tensor in inputs.items()
-                if name in wanted
-            },
-        )
-
-
-def _view(feed: str) -> str:
-    """The view that a feed belongs to: `image` of `image.patches`."""
-    return feed.rpartition(".")[0]
-
-
-def _asked(prompts: Prompts, pictures: slice) -> dict[str, Tensor]:
-    """What is asked about these pictures; nothing where no part reads it."""
-    if QUESTION[0] not in prompts.inputs:
-        return {}
-    tokens, last, picture = (prompts.inputs[feed] for feed in QUESTION)
-    here = (picture >= pictures.start) & (picture < pictures.stop)
-    return dict(
-        zip(QUESTION, (tokens[here], last[here], picture[here] - pictures.start), strict=True)
-    )
+    def _chosen(self, features: Tensor, inputs: Tensors) -> dict[str, Tensor]:
+        """The rows of features that places ask for, and their numbers among these; all of them
+        where there are no numbers. Rows of zeros fill up to what the executable takes at least."""
+        numbers = dict[str, Tensor]()
+        if "text.feature_index" in inputs:
+            used_M, place_BT = inputs["text.feature_index"].unique(return_inverse=True)
+            text = int((used_M < 0).sum())
+            features = features[used_M[text:].to(features.device)]
+            numbers = {"text.feature_index": (place_BT - text).clamp(min=-1)}
+        lacking = max(0, self.executable.limits["features"].low - len(features))
+        return {"features": functional.pad(features, (0, 0, 0, lacking))} | numbers
 
 
 def _seen(prompts: Prompts) -> Tensor:
@@ -319,22 +261,3 @@ def _seen(prompts: Prompts) -> Tensor:
     tokens_BT = prompts.inputs["text.tokens"]
     padded_BT = torch.arange(tokens_BT.shape[1]) < prompts.first[:, None]
     return tokens_BT.masked_fill(padded_BT, -1)
-
-
-def _groups(segment_id_N: Tensor, limit: Limit) -> Iterator[slice]:
-    """Slices of whole segments, each as long as the limit lets it be."""
-    lengths = torch.unique_consecutive(segment_id_N, return_counts=True)[1].tolist()
-    begin = end = 0
-    for length in lengths:
-        if end > begin and end + length - begin > limit.high:
-            yield slice(begin, end)
-            begin = end
-        end += length
-    yield slice(begin, end)
-
-
-def _extended(tensor: Tensor, rows: int) -> Tensor:
-    """More rows of zeros; for segment ids, a segment of its own."""
-    if tensor.dim() == 1:
-        return functional.pad(tensor, (0, rows), value=int(tensor[-1]) + 1)
-    return functional.pad(tensor, (*(0, 0) * (tensor.dim() - 1), 0, rows))

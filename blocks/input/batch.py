@@ -6,7 +6,7 @@ Shape suffixes: B batch, T tokens, D head width, S streams of positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .media import MediaInput
 from .positions import TextPositions
-from .sample import Sample
+from .sample import Sample, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,12 @@ class Prompts:
         """The slots that the prompts take, padding included: the next token goes to this slot."""
         return self.inputs["text.tokens"].shape[1]
 
+    def piece(self, begin: int, end: int) -> dict[str, Tensor]:
+        """The inputs of `prefill` for the slots of a stretch; it sees those before in the cache."""
+        text = {name: x for name, x in self.inputs.items() if name.startswith("text.")}
+        cut = {name: x[:, begin:end] if x.dim() > 1 else x for name, x in text.items()}
+        return cut | {"text.last": torch.full_like(self.first, end - begin - 1)}
+
 
 class Batches:
     """Puts samples together: all it knows of a model are its inputs and its positions."""
@@ -90,7 +96,8 @@ class Batches:
         """
         samples = [sample for row in rows for sample in row]
         share = share or Share.of(samples)
-        inputs, begins, first = self._media(samples, everywhere=True)
+        inputs = self._feeds(samples, everywhere=True)
+        begins, first = self._begins(samples, everywhere=True)
         inputs |= self._packed(rows, begins, length)
         inputs |= _scored(rows, inputs["text.tokens"].shape[1], share.targets)
         return inputs | self._regions(samples, begins, first, share)
@@ -100,18 +107,32 @@ class Batches:
 
         `length` pads further than the longest.
         """
-        inputs, begins, _ = self._media(samples, everywhere=False)
+        prompts = self.prompts(samples, length=length)
+        return replace(
+            prompts, inputs=self._feeds(samples, everywhere=False) | dict(prompts.inputs)
+        )
+
+    def prompts(
+        self, samples: Sequence[Sample], *, length: int | None = None, since: int = 0
+    ) -> Prompts:
+        """The same without what the towers take.
+
+        Of each sample, the language model has been told what stands before the place `since`: the
+        features that are fed are those of the media that `untold` names.
+        """
+        begins, _ = self._begins([self.untold(sample, since) for sample in samples])
         width = max([length or 0, *(sample.length for sample in samples)])
         tokens = [torch.from_numpy(sample.ids) for sample in samples]
         index = [
-            self._feature_index(sample, rows) for sample, rows in zip(samples, begins, strict=True)
+            self._feature_index(self.untold(sample, since), rows)
+            for sample, rows in zip(samples, begins, strict=True)
         ]
         positions, deltas = zip(*(self.token_positions(sample) for sample in samples), strict=True)
         lengths = [_lengths([sample]) for sample in samples]
         cos_BTD, sin_BTD = self._tables(positions, lengths, width, left=True)
         first_B = torch.tensor([width - sample.length for sample in samples])
         place_BT = (torch.arange(width) - first_B[:, None]).clamp(min=0)
-        inputs |= {
+        inputs = {
             "text.tokens": stacked(tokens, width, self.pad, left=True),
             "text.feature_index": stacked(index, width, -1, left=True),
             "text.cos": cos_BTD,
@@ -149,20 +170,51 @@ class Batches:
         ]
         return self.positions.index(sample.length, tuple(sorted(places)))
 
-    def _media(
-        self, samples: Sequence[Sample], *, everywhere: bool
-    ) -> tuple[dict[str, Tensor], list[list[dict[str, int]]], int]:
-        """What the towers take, where features begin, and how many rows the first of them have.
+    def untold(self, sample: Sample, since: int) -> Sample:
+        """A sample without the media that have no place from `since` on."""
+        media = tuple(
+            seen
+            for seen in sample.media
+            if any(
+                start + self.inputs[seen.input].places(seen, part).patches > since
+                for part, starts in seen.starts.items()
+                for start in starts
+            )
+        )
+        return replace(sample, media=media)
 
-        `begins` holds the first row of each part's features of each medium of each sample. Rows
-        stand part by part and input by input, in the order of `features`.
-        """
+    def asked(self, media: Sequence[Seen], *, everywhere: bool = False) -> dict[str, Tensor]:
+        """What is asked about each medium, for parts that read it; if nothing is, one token."""
+        reading = [name for part, name in self.features if self.inputs[name].reads(part)]
+        if not reading:
+            return {}
+        shown = [seen for seen in media if seen.input == reading[0]]
+        asked = [(ids, place) for place, seen in enumerate(shown) for ids in seen.questions]
+        if not asked and not everywhere:
+            return {}
+        asked = asked or [(np.array([self.pad]), 0)]
+        tokens = [torch.from_numpy(ids) for ids, _ in asked]
+        return {
+            "question.tokens": stacked(tokens, max(map(len, tokens)), self.pad),
+            "question.last": torch.tensor([len(ids) - 1 for ids in tokens]),
+            "question.picture": torch.tensor([place for _, place in asked]),
+        }
+
+    def _feeds(self, samples: Sequence[Sample], *, everywhere: bool) -> dict[str, Tensor]:
+        """What the towers take, and the parts that read what is asked."""
         tensors: dict[str, Tensor] = {}
+        media = [seen for sample in samples for seen in sample.media]
         for name, given in self.inputs.items():
-            shown = [seen for sample in samples for seen in sample.media if seen.input == name]
+            shown = [seen for seen in media if seen.input == name]
             if shown or everywhere:
                 tensors |= given.feed(shown)
-        tensors |= self._questions(samples, everywhere=everywhere)
+        return tensors | self.asked(media, everywhere=everywhere)
+
+    def _begins(
+        self, samples: Sequence[Sample], *, everywhere: bool = False
+    ) -> tuple[list[list[dict[str, int]]], int]:
+        """The first row of each part's features of each medium of each sample, and how many rows
+        the first part has. Rows stand part by part and input by input, as `features` has them."""
         begins: list[list[dict[str, int]]] = [[{} for _ in sample.media] for sample in samples]
         rows_of: list[int] = []
         total = 0
@@ -177,24 +229,7 @@ class Batches:
             if total == before and everywhere:
                 total += given.places(given.empty(), part).patches
             rows_of.append(total - before)
-        return tensors, begins, next(iter(rows_of), 0)
-
-    def _questions(self, samples: Sequence[Sample], *, everywhere: bool) -> dict[str, Tensor]:
-        """What is asked about each picture, for parts that read it; if nothing is, one token."""
-        reading = [name for part, name in self.features if self.inputs[name].reads(part)]
-        if not reading:
-            return {}
-        shown = [seen for sample in samples for seen in sample.media if seen.input == reading[0]]
-        asked = [(ids, place) for place, seen in enumerate(shown) for ids in seen.questions]
-        if not asked and not everywhere:
-            return {}
-        asked = asked or [(np.array([self.pad]), 0)]
-        tokens = [torch.from_numpy(ids) for ids, _ in asked]
-        return {
-            "question.tokens": stacked(tokens, max(map(len, tokens)), self.pad),
-            "question.last": torch.tensor([len(ids) - 1 for ids in tokens]),
-            "question.picture": torch.tensor([place for _, place in asked]),
-        }
+        return begins, next(iter(rows_of), 0)
 
     def _packed(
         self,

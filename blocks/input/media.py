@@ -55,6 +55,13 @@ class View:
         grid = self._packer.grid(frames[:1] if self._split else frames)
         return grid._replace(slots=len(frames)) if self._split else grid
 
+    def runs(self, frames: Frames) -> list[int]:
+        """How many rows each picture or frame slot has, which are never cut apart."""
+        if self.dense:
+            return [1] * len(frames)
+        grid = self.grid(frames)
+        return [grid.rows * grid.columns] * grid.slots
+
     def feed(self, media: Sequence[Frames]) -> dict[str, Tensor]:
         """The inputs of the tower: `NAME.patches`, and what packed rows need to be told apart."""
         if self._split:
@@ -112,6 +119,10 @@ class MediaInput:
     def grid(self, seen: Seen) -> Grid:
         """How a medium is cut into the patches of the first tower that sees it."""
         return self._views[0].grid(seen.frames)
+
+    def runs(self, seen: Seen) -> dict[str, list[int]]:
+        """The rows of a medium in each view, picture by picture or slot by slot."""
+        return {view.name: view.runs(seen.frames) for view in self._views}
 
     def tokens(self, seen: Seen) -> dict[str, int]:
         """The places that a medium takes in the language model, by the part that fills them."""

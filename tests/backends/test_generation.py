@@ -9,7 +9,7 @@ import torch
 
 from triptych.backends.base import InputError, Limit
 from triptych.backends.eager import EagerExecutable
-from triptych.backends.generation import Session, _groups
+from triptych.backends.generation import Session
 from triptych.backends.sampling import Sampling
 from triptych.blocks.input.ending import Ending
 from triptych.blocks.input.sample import Turn
@@ -110,7 +110,7 @@ def test_a_prompt_that_is_too_long_is_refused(session):
 
 
 def test_the_smallest_cache_that_fits_is_taken(session):
-    assert [session._slots(*sizes) for sizes in ((20, 10), (100, 29), (100, 30), (400, 500))] == [
+    assert [session.slots(*sizes) for sizes in ((20, 10), (100, 29), (100, 30), (400, 500))] == [
         128,
         128,
         256,
@@ -133,11 +133,3 @@ def test_too_few_patches_are_filled_up(tiny_job, session):
     wide.limits = {**wide.limits, "image.patches": Limit(400, 7168, 4)}
     padded = Session(wide, session.processor, session.spec)
     assert padded.chat(DIALOGUES, new=6) == session.chat(DIALOGUES, new=6)
-
-
-def test_groups_never_cut_a_segment():
-    segment_id_N = torch.repeat_interleave(torch.arange(4), torch.tensor([8, 8, 12, 4]))
-    assert list(_groups(segment_id_N, Limit(4, 16, 4))) == [
-        slice(0, 16),
-        slice(16, 32),
-    ]

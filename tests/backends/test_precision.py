@@ -9,6 +9,7 @@ from triptych.backends.eager import Eager
 from triptych.backends.generation import Session
 from triptych.backends.inductor import Inductor
 from triptych.backends.probe import difference, probe
+from triptych.backends.sight import Sight
 from triptych.blocks.input.processor import Processor
 from triptych.compiler.pipeline import for_inference
 from triptych.compiler.text import read_methods, text_of_methods
@@ -60,12 +61,16 @@ def test_the_tower_is_as_exact_as_in_f32(mixed_job, tiny_job, eager):
 
 
 def test_answers_are_close_to_those_in_f32(mixed_job, tiny_job, session):
-    prompts = session.processor.prompt_batch(
-        [session.processor.prompt(DIALOGUES[1])], length=session.executable.limits["length"].low
-    )
+    sample = session.processor.prompt(DIALOGUES[1])
     ours = Session(Eager().compile(mixed_job), Processor(mixed_job.spec), mixed_job.spec)
     logits = [
-        one._prefill(prompts, one.executable.caches(1, 128)).float() for one in (ours, session)
+        one.prefill(
+            one.prompts([sample]),
+            sample.media,
+            one.executable.caches(1, 128),
+            Sight(one.executable, one.processor, one.spec),
+        ).float()
+        for one in (ours, session)
     ]
     assert difference({"logits": logits[0]}, {"logits": logits[1]}) < 5e-2
 

@@ -9,6 +9,7 @@ import torch
 
 from triptych.backends.eager import Eager
 from triptych.backends.generation import Session
+from triptych.backends.sight import Sight
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Turn
 from triptych.dsl.load import load_recipe
@@ -31,11 +32,15 @@ def rounds(reading):
     return answer, [*FIRST, Turn("assistant", (answer.text,)), *asked("what colour is it?")]
 
 
+def sight(session):
+    return Sight(session.executable, session.processor, session.spec)
+
+
 def test_each_round_has_queries_of_its_own(reading, rounds):
     one, two = (reading.processor.prompt(turns) for turns in (FIRST, rounds[1]))
     (seen,) = two.media
     assert [len(seen.starts[part]) for part in ("patch_mlp", "query_mlp")] == [1, 2]
-    features = [reading._features(reading._prompts([sample])) for sample in (one, two)]
+    features = [sight(reading).features(sample.media) for sample in (one, two)]
     assert [len(rows) for rows in features] == [16 + 8, 16 + 8 + 8]
     torch.testing.assert_close(features[1][:24], features[0])
     assert not torch.allclose(features[1][24:], features[1][16:24], atol=1e-2)
