@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..blocks.operators import attend_segments
+from ..blocks.operators import attend_segments, stream_linear
 from .base import Executable, Method
 from .embedding import AnySession, session_of
 from .manifest import MANIFEST, Manifest, check_fit, verify
@@ -36,6 +36,7 @@ TOKENIZER = "tokenizer"
 # imports the whole of torch's compiler: seconds, of which an answer takes a tenth.
 _KERNELS = torch.library.Library("triptych", "IMPL")
 _KERNELS.impl("segment_attention", attend_segments, "CPU")
+_KERNELS.impl("linear", stream_linear, "CPU")
 
 
 class Artefact:

@@ -7,7 +7,7 @@ copy of the weights serves every method.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,14 @@ def export(module: nn.Module, method: Method, limits: Mapping[str, Limit]) -> Ex
         inputs = {name: _empty(port, limits) for name, port in method.inputs.items()}
     free = {name: _free(port, limits) for name, port in method.inputs.items()}
     return _export(Functional(module), (weights, inputs), ({name: {} for name in weights}, free))
+
+
+def linear_form(method: str) -> Literal["torch", "operator"]:
+    """How a compiled method computes the linear layers of the language model: as `lowering` says.
+
+    `decode` takes one token a row, and mostly one row; elsewhere matrices meet many rows.
+    """
+    return "operator" if method == "decode" else "torch"
 
 
 def export_flat(

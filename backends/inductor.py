@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..blocks.operators import lowering
 from .base import Executable, Method, Missing
+from .exporting import linear_form
 from .job import Job
 from .toolchain import cache_folder, code_in, missing_compiler
 
@@ -70,7 +71,7 @@ class InductorExecutable(Executable):
         fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
         bucket: Bucket = (method.name, tuple(fixed.items()))
         # Guards hold the form in which a graph was traced: later calls must be made in it too.
-        with lowering(kv_update="scatter"):
+        with lowering(kv_update="scatter", linear=linear_form(method.name)):
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
             self._compiled[bucket] = self._made(bucket, self._modules[method.name])

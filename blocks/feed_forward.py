@@ -6,6 +6,7 @@ Shape suffix: W width, whatever stands before it.
 from torch import Tensor, nn
 
 from .activations import ACTIVATIONS
+from .linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -28,9 +29,9 @@ class GatedFeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, act: str) -> None:
         super().__init__()
         self.act = ACTIVATIONS[act]
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden, bias=False)
+        self.up = Linear(width, hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x_W: Tensor) -> Tensor:
         """From [..., W] to [..., W]."""

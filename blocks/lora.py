@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .linear import Linear
 
-class AdaptedLinear(nn.Linear):
+
+class AdaptedLinear(Linear):
     """A linear layer plus scale * B A: `lora_a` [R, I], `lora_b` [O, R] (zero at the start)."""
 
     def __init__(self, into: int, out: int, *, bias: bool, rank: int, scale: float) -> None:

@@ -1,10 +1,10 @@
 """The operations that each backend lowers in its own way.
 
-`segment_attention` lets patches attend inside their own picture or frame, and `kv_update` writes
-keys and values into a cache in place: both are torch operators (`triptych::...`), of which a
-compiler sees one node and no loop over data. `attend`, `picture_attention`, `map_attention` and
-`embed_patches` are plain tensor code. A backend that wants another form traces inside
-`lowering(...)`.
+`segment_attention` lets patches attend inside their own picture or frame, `kv_update` writes keys
+and values into a cache in place, and `linear` may read its matrix as a stream: these are torch
+operators (`triptych::...`), of which a compiler sees one node and no loop over data. `attend`,
+`picture_attention`, `map_attention` and `embed_patches` are plain tensor code. A backend that wants
+another form traces inside `lowering(...)`.
 
 Shape suffixes: N patches, H heads, D head width, B batch, T queries, S keys (or slots of a cache),
 K key-value heads, G segments of one length, L that length, Q a slice of it; M pictures, then T
@@ -31,6 +31,7 @@ class Forms:
 
     segment_attention: Literal["operator", "masked"] = "operator"
     kv_update: Literal["operator", "scatter"] = "operator"
+    linear: Literal["torch", "operator"] = "torch"
     published: bool = False
 
 
@@ -42,20 +43,23 @@ def lowering(
     *,
     segment_attention: Literal["operator", "masked"] | None = None,
     kv_update: Literal["operator", "scatter"] | None = None,
+    linear: Literal["torch", "operator"] | None = None,
     published: bool | None = None,
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
 
     "operator" is the opaque node (in eager runs the loop or the write itself), "masked" attends
-    over all rows and masks foreign segments, "scatter" writes with `scatter_`. `published` computes
-    in the order of the published models, bit for bit: attention as two products and a softmax,
-    patches by a convolution. It is for eager runs, and slower.
+    over all rows and masks foreign segments, "scatter" writes with `scatter_`, "torch" is torch's
+    own linear layer. `published` computes in the order of the published models, bit for bit:
+    attention as two products and a softmax, patches by a convolution. It is for eager runs, and
+    slower.
     """
     global _forms
     before = _forms
     _forms = Forms(
         segment_attention or before.segment_attention,
         kv_update or before.kv_update,
+        linear or before.linear,
         before.published if published is None else published,
     )
     try:
@@ -163,6 +167,27 @@ def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
         _scatter_slots(cache_BHSD, new_BHTD, start_B)
 
 
+def linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`, [R, O], whatever stands for the rows.
+
+    The operator is for methods that see few rows, in bfloat16: there torch's layer reads a matrix
+    at a half to two thirds of the speed of memory when it has one row (docs/performance.md).
+    """
+    streams = _forms.linear == "operator" and x_RI.dtype == torch.bfloat16
+    if streams and torch.compiler.is_compiling():
+        return _linear(x_RI, weight_OI, bias_O)
+    return functional.linear(x_RI, weight_OI, bias_O)
+
+
+def stream_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """What the operator `triptych::linear` computes: for one row, matrix times vector."""
+    if x_RI.numel() != weight_OI.shape[1]:
+        return functional.linear(x_RI, weight_OI, bias_O)
+    x_I = x_RI.flatten()
+    y_O = weight_OI.mv(x_I) if bias_O is None else torch.addmv(bias_O, weight_OI, x_I)
+    return y_O.view(*x_RI.shape[:-1], -1)
+
+
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention over the two innermost sizes; the softmax is in float32."""
     scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
@@ -211,6 +236,16 @@ def _kv_update(cache: Tensor, new: Tensor, start: Tensor) -> None:
 @_kv_update.register_fake
 def _(cache: Tensor, new: Tensor, start: Tensor) -> None:
     return None
+
+
+@torch.library.custom_op("triptych::linear", mutates_args=())
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return stream_linear(x, weight, bias)
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def _batches(segment_id_N: Tensor) -> Iterator[tuple[slice, int]]:

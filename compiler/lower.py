@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..blocks.adapter.attention_pool import AttentionPool
 from ..blocks.adapter.merge import MergeMLP, windows
@@ -28,9 +27,11 @@ from ..blocks.contrast import Scale, contrastive, hard_negatives, similarities, 
 from ..blocks.language.attention import cache_mask, segment_mask
 from ..blocks.language.decoder import DecoderBlocks, Embed
 from ..blocks.language.query_decoder import Queries, QueryBlocks
+from ..blocks.linear import Linear
 from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
+from ..blocks.operators import linear
 from ..blocks.quantized import Int8Linear
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
@@ -264,9 +265,9 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
             make=lambda op: NORMS[op.kind](op.width, op.eps), run=lambda op, block, x: block(x)
         ),
         ops.Head: Row(
-            make=lambda op: nn.Linear(op.width, op.vocab, bias=False),
+            make=lambda op: Linear(op.width, op.vocab, bias=False),
             # A tied head finds the module of the embedding here: only the table is the same.
-            run=lambda op, block, x: functional.linear(x, block.weight) if op.tied else block(x),
+            run=lambda op, block, x: linear(x, block.weight) if op.tied else block(x),
         ),
         ops.Concat: Row(run=lambda op, block, *rows: torch.cat(rows)),
         ops.Splice: Row(run=lambda op, block, *values: splice(*values)),

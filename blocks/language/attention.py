@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..linear import Linear
 from ..operators import attend, kv_update
 from ..rotary import rotate
 
@@ -47,10 +48,10 @@ class DecoderAttention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.group = heads // kv_heads
-        self.q = nn.Linear(width, heads * head_dim, bias=qkv_bias)
-        self.k = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
-        self.v = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
-        self.o = nn.Linear(heads * head_dim, width, bias=False)
+        self.q = Linear(width, heads * head_dim, bias=qkv_bias)
+        self.k = Linear(width, kv_heads * head_dim, bias=qkv_bias)
+        self.v = Linear(width, kv_heads * head_dim, bias=qkv_bias)
+        self.o = Linear(heads * head_dim, width, bias=False)
 
     def forward(
         self,

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from triptych.blocks import operators
-from triptych.blocks.operators import attend, kv_update, lowering, segment_attention
+from triptych.blocks.operators import (
+    attend,
+    kv_update,
+    linear,
+    lowering,
+    segment_attention,
+    stream_linear,
+)
 from triptych.blocks.vision.patches import PatchEmbed
 
 LENGTHS = [[5, 5, 3, 1, 4, 4], [7], [2, 2, 2]]
@@ -53,6 +60,9 @@ def test_the_operators_keep_torchs_promises():
     torch.library.opcheck(torch.ops.triptych.segment_attention, (q, k, v, ids))
     cache, new = torch.zeros(2, 1, 6, 4), torch.randn(2, 1, 2, 4)
     torch.library.opcheck(torch.ops.triptych.kv_update, (cache, new, torch.tensor([0, 3])))
+    x, weight, bias = torch.randn(1, 1, 4), torch.randn(3, 4), torch.randn(3)
+    torch.library.opcheck(torch.ops.triptych.linear, (x, weight, bias))
+    torch.library.opcheck(torch.ops.triptych.linear, (x[0], weight, None))
 
 
 @pytest.mark.parametrize("form", ["operator", "scatter"])
@@ -61,6 +71,33 @@ def test_kv_update_writes_each_row_at_its_own_slot(form):
     with lowering(kv_update=form):
         kv_update(cache, new, torch.tensor([0, 3]))
     assert cache.view(2, 5).tolist() == [[1, 2, 0, 0, 0], [0, 0, 0, 3, 4]]
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 64), (1, 64), (3, 1, 64)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_streamed_matrix_yields_what_torchs_layer_does(dtype, shape, biased):
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape).to(dtype), torch.randn(80, 64).to(dtype)
+    bias = torch.randn(80).to(dtype) if biased else None
+    ours, theirs = stream_linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
+    assert ours.dtype == dtype
+    assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "nodes"),
+    [("operator", torch.bfloat16, 1), ("operator", torch.float32, 0), ("torch", torch.bfloat16, 0)],
+)
+def test_matrices_are_streamed_where_asked_and_where_it_pays(form, dtype, nodes):
+    class Layer(torch.nn.Module):
+        def forward(self, x, weight):
+            return linear(x, weight)
+
+    shapes = (torch.zeros(1, 4, dtype=dtype), torch.zeros(3, 4, dtype=dtype))
+    with lowering(linear=form):
+        graph = torch.export.export(Layer(), shapes).graph
+    assert [str(node.target) for node in graph.nodes].count("triptych.linear.default") == nodes
 
 
 @pytest.mark.parametrize("queries", [1, 3])
