@@ -1,6 +1,6 @@
 """One token of the published 2B language model, against the time to read its weights.
 
-Some of its 28 blocks and the whole head, batch 1, random weights. Each row is a backend: the
+Some of its 28 blocks and the whole head, random weights. Each row is a backend: the
 quickest step, and how near it comes to the read bandwidth measured in the same run (1.00: weights
 are read as fast as the machine reads). "torch's layers" is the same backend without the operator
 that reads matrices as streams. For the clock, see benchmarks/limits.py.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--backend", action="append", help="repeatable; eager and inductor")
     parser.add_argument("--dtype", choices=PRECISIONS, default="bf16")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the language model")
+    parser.add_argument("--batch", type=int, default=1, help="answers that grow at once")
     parser.add_argument("--slots", type=int, default=512, help="slots of the cache, all in use")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--runs", type=int, default=7, help="the quickest of so many counts")
@@ -58,7 +60,7 @@ def main() -> None:
     method = work.methods["decode"]
     state = work.lowered.module.state_dict()
     size = sum(state[name].nbytes for name in method.parameters)
-    given = probe(method, work.limits, work.tokens, batch=1, slots=options.slots)
+    given = probe(method, work.limits, work.tokens, batch=options.batch, slots=options.slots)
 
     print(
         f"{options.depth} blocks, {size / 1e6:.0f} MB of {options.dtype}, {options.threads} threads"
@@ -67,7 +69,7 @@ def main() -> None:
     for name, made in executables(work, options.backend or ["eager", "inductor"]):
         made.run("decode", given)
         bandwidth = read_bandwidth(options.runs)
-        seconds = quickest(lambda made=made: made.run("decode", given), options.runs)
+        seconds = quickest(partial(made.run, "decode", given), options.runs)
         share = size / bandwidth / seconds
         print(f"{name:<28}{seconds * 1e3:>12.1f}{bandwidth / 1e9:>12.1f}{share:>8.2f}", flush=True)
 

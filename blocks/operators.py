@@ -25,6 +25,11 @@ QUERY_SLICE = 1024
 """Queries whose scores are held at once in the backward of `segment_attention`."""
 
 
+FEW_ROWS = 8
+"""Rows up to which `linear` reads its matrix sooner as the first of two factors than as torch's
+layer does (docs/performance.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forms:
     """How each operation is computed, and appears in a traced program."""
@@ -171,7 +176,7 @@ def linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     """`x @ weight.T + bias`, [R, O], whatever stands for the rows.
 
     The operator is for methods that see few rows, in bfloat16: there torch's layer reads a matrix
-    at a half to two thirds of the speed of memory when it has one row (docs/performance.md).
+    at a half to two thirds of the speed of memory (docs/performance.md).
     """
     streams = _forms.linear == "operator" and x_RI.dtype == torch.bfloat16
     if streams and torch.compiler.is_compiling():
@@ -180,12 +185,21 @@ def linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
 
 
 def stream_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """What the operator `triptych::linear` computes: for one row, matrix times vector."""
-    if x_RI.numel() != weight_OI.shape[1]:
-        return functional.linear(x_RI, weight_OI, bias_O)
-    x_I = x_RI.flatten()
-    y_O = weight_OI.mv(x_I) if bias_O is None else torch.addmv(bias_O, weight_OI, x_I)
-    return y_O.view(*x_RI.shape[:-1], -1)
+    """What the operator `triptych::linear` computes: with few rows, the matrix comes first.
+
+    The rows are flattened before all else: a batch of single tokens would read the matrix for each.
+    """
+    rows_RI = x_RI.flatten(0, -2)
+    if len(rows_RI) > FEW_ROWS:
+        out_RO = functional.linear(rows_RI, weight_OI, bias_O)
+    elif len(rows_RI) > 1:
+        out_RO = (weight_OI @ rows_RI.T).T.contiguous()
+        out_RO = out_RO if bias_O is None else out_RO + bias_O
+    elif bias_O is None:
+        out_RO = weight_OI.mv(rows_RI[0])
+    else:
+        out_RO = torch.addmv(bias_O, weight_OI, rows_RI[0])
+    return out_RO.view(*x_RI.shape[:-1], weight_OI.shape[0])
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -74,7 +74,7 @@ def test_kv_update_writes_each_row_at_its_own_slot(form):
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1, 64), (1, 64), (3, 1, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 64), (1, 64), (3, 1, 64), (9, 64)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_streamed_matrix_yields_what_torchs_layer_does(dtype, shape, biased):
     torch.manual_seed(0)
