@@ -63,6 +63,13 @@ def compile(
 def load(artefact: Path | str) -> AnySession:
     """A session of what `triptych compile` wrote; needs neither the recipe nor the compiler.
 
+    Of a mode that answers, `chat` takes dialogues and gives their answers, `stream` gives one piece
+    by piece, and `conversation` goes on from turn to turn:
+
+        talk = triptych.load("artefact").conversation()
+        for piece in talk.stream("What can you do?"):
+            print(piece, end="", flush=True)
+
     ArtefactError when a file is not what the manifest says, or this machine cannot run it.
     """
     from .backends.artefact import Artefact

@@ -45,13 +45,13 @@ class Conversation:
 
     def ask(
         self,
-        turn: Turn,
+        turn: Turn | str,
         *,
         new: int | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> Answer:
-        """The answer to what is said now, which becomes part of the dialogue with it."""
+        """The answer to what the user says now; both become part of the dialogue."""
         pieces = self.stream(turn, new=new, sampling=sampling, seed=seed)
         while True:
             try:
@@ -62,7 +62,7 @@ class Conversation:
 
     def stream(
         self,
-        turn: Turn,
+        turn: Turn | str,
         *,
         new: int | None = None,
         sampling: Sampling | None = None,
@@ -72,7 +72,8 @@ class Conversation:
 
         InputError and ValueError as of a session; the dialogue is then what it was.
         """
-        session, turns = self.session, [*self.turns, turn]
+        said = Turn("user", (turn,)) if isinstance(turn, str) else turn
+        session, turns = self.session, [*self.turns, said]
         new = session.new if new is None else new
         sample = session.processor.prompt(turns)
         prompts = session.prompts([sample])

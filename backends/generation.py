@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from ..blocks.input.sample import Sample, Seen, Turn
 from .base import Executable, InputError, Tensors
 from .sampling import Chooser, Sampling
 from .sight import Sight
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
 
 Dialogue: TypeAlias = Sequence[Turn]
 
@@ -66,6 +69,12 @@ class Session:
     def inputs(self, kind: str) -> list[str]:
         """The inputs that take media of a kind, `image` or `video`."""
         return [name for name, given in self.spec["inputs"].items() if given["kind"] == kind]
+
+    def conversation(self) -> Conversation:
+        """A dialogue that begins here; its cache is kept from turn to turn."""
+        from .conversation import Conversation
+
+        return Conversation(self)
 
     def chat(
         self,
@@ -219,7 +228,7 @@ class Session:
         takes = self.executable.methods["prefill"].inputs
         features = sight.features(media) if "features" in takes else torch.empty(0)
         for begin, end in self._pieces(prompts.length, since):
-            inputs = prompts.piece(begin, end) | caches
+            inputs = prompts.piece(begin, end) | dict(caches)
             if "features" in takes:
                 inputs |= self._chosen(features, inputs)
             logits_BV = self.executable.fed("prefill", inputs)["logits"]

@@ -36,6 +36,7 @@ EXAMPLES = """\b
 Examples:
   triptych run scenes.artefact --image scene.png --prompt "Describe this image."
   triptych run qwen2_vl_2b --weights Qwen2-VL-2B-Instruct/ --image a.png --prompt "What is this?"
+  triptych run scenes.artefact --interactive
   triptych run scenes.artefact --batch questions.jsonl > answers.jsonl
   triptych run internvl_14b --mode retrieval_c --weights IN/ --image a.png --text "a fox"
   triptych run find.artefact --image a.png --ref "the dog" --draw b.png
@@ -64,6 +65,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--prompt", help="The question; `-` reads it from standard input.")
 @click.option("--system", help="A system message, in place of the layout's own.")
+@click.option("--interactive", is_flag=True, help="Talk in the terminal; /help says how.")
 @click.option("--batch", type=FILE, metavar="FILE", help="Ask every record of a .json or .jsonl.")
 @click.option(
     "--max-new", "new", type=click.IntRange(min=1), help="Tokens of an answer; else the mode says."
@@ -98,6 +100,7 @@ def run_command(
     templates: tuple[str, ...],
     prompt: str | None,
     system: str | None,
+    interactive: bool,
     batch: Path | None,
     new: int | None,
     temperature: float | None,
@@ -119,12 +122,16 @@ def run_command(
     from ..backends.generation import Session
 
     asked = images or videos or refs or boxes or prompt is not None or system is not None
-    if bool(batch) == bool(asked):
+    if interactive and (batch or as_json or draw or prompt == "-"):
+        raise click.UsageError("--interactive goes without --batch, --json, --draw and --prompt -")
+    if not interactive and bool(batch) == bool(asked):
         raise click.UsageError("ask with --prompt (and --image, --video), or give a --batch")
     if draw and not images:
         raise click.UsageError("--draw shows the boxes on a picture: give an --image")
     session = _session(model, compiling)
     if not isinstance(session, Session):
+        if interactive:
+            raise click.UsageError("--interactive is for modes that answer")
         run_routes(session, images, texts, classes, templates, out, as_json)
         return
     if texts or classes or templates or out:
@@ -136,13 +143,16 @@ def run_command(
         top_k=top_k,
         repetition_penalty=repetition_penalty,
     )
+    if interactive:
+        from .talking import Talk
+
+        talk = Talk(session.conversation(), new, sampling, seed, system)
+        talk.go_on(images, videos, _said(refs, boxes, prompt or ""))
+        return
     if batch:
         ctx.exit(_ask_all(session, batch, new, sampling, seed))
     text = sys.stdin.read().strip() if prompt == "-" else prompt or ""
-    from ..blocks.input.places import Box, Ref
-
-    said = [*map(Ref, refs), *map(Box, boxes), *([text] if text else [])]
-    turns = _turns(session, images, videos, said, system)
+    turns = _turns(session, images, videos, _said(refs, boxes, text), system)
     started = time.perf_counter()
     if as_json:
         (answer,) = session.chat([turns], new=new, sampling=sampling, seed=seed)
@@ -202,6 +212,13 @@ def _sampling(default: Sampling, **given: Any) -> Sampling:
     if sampling.temperature == 0 and said.keys() & {"top_p", "top_k"}:
         raise click.UsageError("--top-p and --top-k draw a token: give a --temperature above 0")
     return sampling
+
+
+def _said(refs: Sequence[str], boxes: Sequence[Any], text: str) -> list[str | Place]:
+    """What is said about pictures: places in them, and then the words."""
+    from ..blocks.input.places import Box, Ref
+
+    return [*map(Ref, refs), *map(Box, boxes), *([text] if text else [])]
 
 
 def _turns(
