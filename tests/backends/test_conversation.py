@@ -226,7 +226,9 @@ def test_compiled_just_in_time_a_conversation_is_eagers(tiny_job, session, tmp_p
 
 def test_an_artefact_holds_a_conversation_as_eager_does(artefact, session):
     """Loaded as a program loads it, and its answers taken piece by piece."""
-    talk, ours = session.conversation(), triptych.load(artefact.folder).conversation()
+    loaded = triptych.load(artefact.folder)
+    assert isinstance(loaded, Session)
+    talk, ours = session.conversation(), loaded.conversation()
     for (turn,) in ROUNDS:
         assert "".join(ours.stream(turn, new=6)) == talk.ask(turn, new=6).text
     assert ours.ask("bye", new=6) == talk.ask(*asked("bye"), new=6)

@@ -82,6 +82,30 @@ def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(session, processor, mo
     assert len(other.tokens) == 6, "the other row goes on"
 
 
+def test_a_stop_text_ends_an_answer_wherever_tokens_cut_it(session, processor, monkeypatch):
+    """Asked at once, in a batch beside one that goes on, and piece by piece."""
+    (free,) = session.chat([DIALOGUES[1]], new=12)
+    middle = len(free.text) // 2
+    stop = free.text[middle : middle + 3]
+    monkeypatch.setattr(processor, "ending", Ending(texts=(stop,)))
+    stopped, other = session.chat([DIALOGUES[1], DIALOGUES[0]], new=12)
+    assert (stopped.text, stopped.ended) == (free.text[: free.text.index(stop)], "stop")
+    assert stopped.tokens == free.tokens[: len(stopped.tokens)]
+    assert len(stopped.tokens) < len(free.tokens)
+    assert (other.ended, len(other.tokens)) == ("length", 12)
+    assert "".join(session.stream(DIALOGUES[1], new=12)) == stopped.text
+    talk = session.conversation()
+    assert talk.ask(*DIALOGUES[1], new=12) == stopped
+    assert [talk.ask("why?", new=6)] == session.chat([talk.turns[:-1]], new=6)
+
+
+def test_pieces_drawn_with_a_seed_are_the_answer_of_that_seed(session):
+    (answer,) = session.chat([DIALOGUES[0]], new=8, sampling=DRAWN, seed=7)
+    said = "".join(session.stream(DIALOGUES[0], new=8, sampling=DRAWN, seed=7))
+    assert said == answer.text
+    assert said != "".join(session.stream(DIALOGUES[0], new=8, sampling=DRAWN, seed=8))
+
+
 def test_earlier_turns_are_part_of_the_prompt(session):
     first = asked(picture(90, 60), "what is this?")
     (answer,) = session.chat([first], new=4)
