@@ -2,26 +2,48 @@
 
 This is the first of three levels of evidence, and the only one that needs no library to be loaded:
 an operator is *listed* when a converter is registered for it. A converter may still refuse some of
-its calls (`conditions` counts those that can), and a listed program may still fail to build.
+its calls (`conditional` counts those that can), and a listed program may still fail to build.
+
+The table that triptych keeps, for where torch-tensorrt is not installed, is made from a wheel:
+
+    python -m triptych.backends.coverage torch_tensorrt-2.14.0-*.whl > backends/converters.json
 """
 
 from __future__ import annotations
 
 import ast
+import copy
+import json
+import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib import util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx import Node
+from torch.fx.traceback import annotate, preserve_node_meta
 
+from ..compiler.lower import MethodModule
+from .base import Limit
+from .job import Job
+from .tensorrt import program
+
+KEPT = Path(__file__).with_name("converters.json")
+"""What the wheel of a release registers, as `python -m triptych.backends.coverage` wrote it."""
+SIZES = "(sizes)"
+"""Where a method computes with sizes, outside of every part."""
 _FOLDER = "torch_tensorrt/dynamo/conversion"
 _DECORATOR = "dynamo_tensorrt_converter"
 # What torch-tensorrt's own passes take out of a program, and what triptych converts itself.
 _HANDLED = {"aten._assert_tensor_metadata.default", "triptych.kv_updated.default"}
+# What torch-tensorrt takes apart before it looks for converters, beyond what torch does itself.
+_TAKEN_APART = get_decompositions([torch.ops.aten.linalg_vector_norm])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +58,52 @@ class Converter:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The operators of one program: how many calls, how many of them listed, what is not."""
+    """The operators of one part: how many calls, how many of them listed, what is not."""
 
     calls: int
     listed: int
     conditional: int
-    unlisted: Mapping[str, tuple[str, ...]]
-    """Operator -> the modules that call it."""
+    unlisted: Mapping[str, int]
+    """Operator -> how many calls of it."""
+
+
+def known_here(source: Path | None = None) -> tuple[str, dict[str, Converter]]:
+    """The converters of a wheel, of what is installed, or of the table that triptych keeps; and
+    which of these it is."""
+    if source:
+        return f"the wheel {source.name}", converters(source)
+    if place := installed():
+        return f"torch-tensorrt {metadata.version('torch-tensorrt')}, installed here", converters(
+            place
+        )
+    table = json.loads(KEPT.read_text(encoding="utf-8"))
+    known = {name: Converter(**rule) for name, rule in table["converters"].items()}
+    return f"the table that triptych keeps, made from {table['wheel']}", known
+
+
+def coverage(
+    job: Job, known: Mapping[str, Converter], limits: Mapping[str, Limit]
+) -> dict[str, dict[str, Coverage]]:
+    """Method -> part of the recipe -> what is listed of it. Needs no weights."""
+    named = {name: _named(method) for name, method in job.lowered.methods.items()}
+    job = replace(job, lowered=replace(job.lowered, methods=named))
+    with preserve_node_meta():
+        return {name: covered(program(job, name, limits), known) for name in job.methods}
+
+
+def _named(method: MethodModule) -> MethodModule:
+    """The same method; what is traced of it carries the name of the part."""
+
+    def naming(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def named(*values: Any) -> Any:
+            with annotate({"part": name.partition("@")[0]}):
+                return run(*values)
+
+        return named
+
+    made = copy.copy(method)
+    made._steps = [replace(step, run=naming(step.name, step.run)) for step in method._steps]
+    return made
 
 
 def installed() -> Path | None:
@@ -68,30 +129,27 @@ def converters(source: Path) -> dict[str, Converter]:
     return found
 
 
-def covered(program: ExportedProgram, known: Mapping[str, Converter]) -> Coverage:
-    """What is listed of a program; operators that are listed are not taken apart."""
+def covered(program: ExportedProgram, known: Mapping[str, Converter]) -> dict[str, Coverage]:
+    """What is listed of each part; operators that are listed are not taken apart."""
     # A packet such as `aten.batch_norm` stands for all of its overloads.
     table = {
         operator: rule
-        for operator, rule in default_decompositions().items()
+        for operator, rule in {**default_decompositions(), **_TAKEN_APART}.items()
         if str(operator) not in known
     }
-    nodes = [node for node in program.run_decompositions(table).graph.nodes if _is_call(node)]
-    names = {node: str(node.target) for node in nodes}
-    listed = [node for node in nodes if _converter(names[node], known) or names[node] in _HANDLED]
-    unlisted: dict[str, Counter[str]] = {}
-    for node in nodes:
-        if node not in set(listed):
-            unlisted.setdefault(names[node], Counter())[_module(node)] += 1
-    conditional = [
-        node for node in listed if (rule := _converter(names[node], known)) and rule.conditional
-    ]
-    return Coverage(
-        len(nodes),
-        len(listed),
-        len(conditional),
-        {name: tuple(sorted(places)) for name, places in unlisted.items()},
-    )
+    parts: dict[str, list[str]] = {}
+    for node in program.run_decompositions(table).graph.nodes:
+        if _is_call(node):
+            part = (node.meta.get("custom") or {}).get("part", SIZES)
+            parts.setdefault(part, []).append(str(node.target))
+    return {part: _counted(names, known) for part, names in parts.items()}
+
+
+def _counted(names: list[str], known: Mapping[str, Converter]) -> Coverage:
+    rules = {name: _converter(name, known) for name in set(names)}
+    unlisted = Counter(name for name in names if not rules[name] and name not in _HANDLED)
+    conditional = sum((rule := rules[name]) is not None and rule.conditional for name in names)
+    return Coverage(len(names), len(names) - unlisted.total(), conditional, dict(unlisted))
 
 
 def _converter(name: str, known: Mapping[str, Converter]) -> Converter | None:
@@ -100,13 +158,6 @@ def _converter(name: str, known: Mapping[str, Converter]) -> Converter | None:
 
 def _is_call(node: Node) -> bool:
     return node.op == "call_function" and not str(node.target).startswith("<")
-
-
-def _module(node: Node) -> str:
-    """The part of the recipe that calls an operator: the innermost module with a name."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path]
-    return paths[-1] if paths else node.name
 
 
 def _sources(source: Path) -> Iterator[str]:
@@ -118,3 +169,10 @@ def _sources(source: Path) -> Iterator[str]:
         for name in sorted(wheel.namelist()):
             if name.startswith(_FOLDER) and name.endswith(".py") and name.count("/") == 3:
                 yield wheel.read(name).decode()
+
+
+if __name__ == "__main__":
+    WHEEL = Path(sys.argv[1])
+    TABLE = {name: asdict(rule) for name, rule in sorted(converters(WHEEL).items())}
+    LINES = ",\n".join(f"  {json.dumps(name)}: {json.dumps(TABLE[name])}" for name in TABLE)
+    print(f'{{"wheel": {json.dumps(WHEEL.name)}, "converters": {{\n{LINES}\n}}}}')

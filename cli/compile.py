@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import click
 
 from ..backends import BACKENDS, able
 from ..dsl.load import load_recipe
+from .coverage import report
 from .executing import (
     dtype_option,
     job_of,
@@ -20,7 +22,7 @@ from .executing import (
     random_option,
     weights_option,
 )
-from .output import amend_option, table
+from .output import amend_option, json_option, table
 
 if TYPE_CHECKING:
     from ..backends.aot import Aot
@@ -33,11 +35,24 @@ Examples:
   triptych compile scenes --backend aot --weights runs/scenes --out scenes.artefact
   triptych compile qwen2_vl_2b --backend aot --weights Qwen2-VL-2B-Instruct/ --dtype bf16 --out out/
   triptych compile qwen2_vl_72b --backend aot --out programs/      no weights: programs only
+  triptych compile qwen2_vl_72b --backend tensorrt --target sm90 --report-only
   triptych compile my.vlm --backend inductor --random-weights 0    fills the cache of `run`
 
 \b
 An artefact holds machine code. Run only those that you would trust as a program.
 """
+
+
+class Compute(click.ParamType):
+    """A compute capability: `sm90`."""
+
+    name = "smNN"
+
+    def convert(self, value: str, param: object, ctx: object) -> str:
+        """The word itself."""
+        if not re.fullmatch(r"sm\d{2,3}", value):
+            self.fail(f"{value} is no compute capability: write it as sm90 or sm120")
+        return value
 
 
 @click.command("compile", epilog=EXAMPLES)
@@ -59,11 +74,15 @@ An artefact holds machine code. Run only those that you would trust as a program
     help="With tensorrt: which operators have converters; needs no GPU, and compiles nothing.",
 )
 @click.option(
+    "--target", type=Compute(), help="The GPU that --report-only is asked about, as in sm90."
+)
+@click.option(
     "--converters",
     type=click.Path(exists=True, path_type=Path),
     metavar="WHEEL",
-    help="The torch-tensorrt wheel that --report-only reads, unless it is installed.",
+    help="The torch-tensorrt wheel that --report-only reads; else what is installed, else a table.",
 )
+@json_option
 def compile_command(
     recipe: str,
     backend: str | None,
@@ -74,7 +93,9 @@ def compile_command(
     dtype: str | None,
     amend: tuple[str, ...],
     report_only: bool,
+    target: str | None,
     converters: Path | None,
+    as_json: bool,
 ) -> None:
     """Compile a mode of RECIPE to code that answers without the recipe.
 
@@ -84,11 +105,16 @@ def compile_command(
     loaded = load_recipe(recipe, amend=amend)
     mode = mode_of(loaded, mode)
     backend = backend or loaded.modes[mode].target.call
-    if report_only or converters:
+    if report_only:
         if backend != "tensorrt":
-            raise click.UsageError("--report-only and --converters are for --backend tensorrt")
-        _report(job_of(loaded, mode, None, None, dtype), converters)
+            raise click.UsageError("--report-only is for --backend tensorrt")
+        report(loaded, job_of(loaded, mode, None, None, dtype), converters, target, as_json)
         return
+    if target or converters or as_json:
+        raise click.UsageError(
+            "--target, --converters and --json are for --report-only: an engine is built on the "
+            "GPU that runs it"
+        )
     if backend == "eager":
         raise click.UsageError("eager compiles nothing: choose --backend aot, inductor or tensorrt")
     if backend == "inductor" and out:
@@ -134,33 +160,6 @@ def _builder(backend: str, progress: Callable[[str, int, int], None]) -> Aot | T
     from ..backends.tensorrt import TensorRT
 
     return TensorRT(progress=progress)
-
-
-def _report(job: Job, wheel: Path | None) -> None:
-    """Say for each method how many of its operators torch-tensorrt lists converters for."""
-    from ..backends.coverage import converters, covered, installed
-    from ..backends.tensorrt import TensorRT, engine_limits, program
-
-    source = wheel or installed()
-    if source is None:
-        raise click.UsageError(
-            "torch-tensorrt is not installed here: give its wheel with --converters "
-            "(pip download --no-deps torch-tensorrt)"
-        )
-    known = converters(source)
-    limits = engine_limits(job.limits, job.spec, TensorRT.batch, TensorRT.slots)
-    found = {name: covered(program(job, name, limits), known) for name in job.methods}
-    table(
-        [
-            (name, str(one.calls), str(one.listed), str(one.conditional))
-            for name, one in found.items()
-        ],
-        ("method", "operators", "listed", "of these, conditional"),
-    )
-    for name, one in found.items():
-        for operator, places in one.unlisted.items():
-            click.echo(f"{name}: {operator} has no converter ({', '.join(places)})")
-    click.echo("listed: a converter is registered; not built, not executed")
 
 
 def _fill_cache(job: Job) -> None:

@@ -103,7 +103,7 @@ def test_an_artefact_takes_no_options_of_the_compiler(tmp_path):
         (["--backend", "aot"], "give it a folder with --out"),
         (["--backend", "eager"], "eager compiles nothing"),
         (["--backend", "inductor", "--out", "x"], "leave out --out"),
-        (["--backend", "aot", "--report-only"], "are for --backend tensorrt"),
+        (["--backend", "aot", "--report-only"], "is for --backend tensorrt"),
     ],
 )
 def test_compile_says_what_it_needs(arguments, said):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from click.testing import CliRunner
 
 from triptych.backends import tensorrt
 from triptych.backends.base import BackendError, Limit, Method, Port
-from triptych.backends.coverage import converters, covered
+from triptych.backends.coverage import KEPT, converters, coverage, known_here
 from triptych.backends.engines import StaleCacheError, require_aliases
 from triptych.backends.generation import Session
+from triptych.backends.job import job
 from triptych.backends.probe import difference, probe
 from triptych.backends.tensorrt import TensorRT, engine_limits, profile, settings
+from triptych.cli.compile import compile_command
+from triptych.dsl.load import load_recipe
+
+from .conftest import TINY
 
 CONVERTERS = """
 @dynamo_tensorrt_converter(torch.ops.aten.linear.default, supports_dynamic_shapes=True)
@@ -135,14 +143,82 @@ def test_converters_are_read_from_source(tmp_path):
     )
 
 
-def test_what_is_not_listed_is_named(tiny_job, limits, tmp_path):
+def test_what_is_not_listed_is_counted_in_its_part(tiny_job, limits, tmp_path):
     folder = tmp_path / "torch_tensorrt/dynamo/conversion"
     folder.mkdir(parents=True)
     (folder / "aten_ops_converters.py").write_text(CONVERTERS)
-    found = covered(tensorrt.program(tiny_job, "project", limits), converters(tmp_path))
-    assert found.listed == 2
-    assert "aten.gelu.default" in found.unlisted or "aten.erf.default" in found.unlisted
-    assert found.calls == found.listed + sum(map(len, found.unlisted.values()))
+    found = coverage(tiny_job, converters(tmp_path), limits)
+    assert found.keys() == tiny_job.methods.keys()
+    merger = found["project"]["merger"]
+    assert merger.listed == 2
+    assert merger.calls == merger.listed + sum(merger.unlisted.values())
+    assert {"vit.patch_embed", "vit.blocks"} < found["vision_image"].keys()
+    assert {"lm.embed", "lm.blocks", "lm.norm", "lm.head"} < found["decode"].keys()
+
+
+def test_the_table_that_is_kept_is_of_a_release_that_updates_caches():
+    _, known = known_here()
+    assert {"aten.scaled_dot_product_attention.default", "aten.linear.default"} < known.keys()
+    assert "torch_tensorrt-2.14" in KEPT.read_text()
+    assert len(known) > 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "minigpt4_tiny",
+        "qwen_vl_tiny",
+        "internvl_14b_tiny",
+        "internvl_chat_qllama_tiny",
+        "internvl_1_5_tiny",
+        "deepseek_vl_tiny",
+        "qwen2_vl_tiny",
+    ],
+)
+def test_towers_adapters_and_decoders_are_listed_whole(name):
+    """By the kept table; what would block is named with its part."""
+    recipe = load_recipe(name)
+    small = job(recipe, next(iter(recipe.modes)))
+    _, known = known_here()
+    found = coverage(small, known, engine_limits(small.limits, small.spec, 1, None))
+    assert not {
+        (method, part, operator)
+        for method, parts in found.items()
+        for part, one in parts.items()
+        for operator in one.unlisted
+    }
+    assert all(one.calls for parts in found.values() for one in parts.values())
+
+
+def test_the_report_names_what_blocks_with_its_line(tmp_path):
+    folder = tmp_path / "torch_tensorrt/dynamo/conversion"
+    folder.mkdir(parents=True)
+    (folder / "aten_ops_converters.py").write_text(CONVERTERS)
+    asked = [TINY, "--backend", "tensorrt", "--target", "sm90", "--report-only"]
+    asked += ["--converters", str(tmp_path)]
+    said = CliRunner().invoke(compile_command, asked)
+    assert said.exit_code == 0, said.output
+    (line,) = [
+        line
+        for line in said.output.splitlines()
+        if line.startswith("decode: aten.embedding.default has no converter")
+    ]
+    place = load_recipe(TINY).span("lm.embed")
+    assert line.endswith(f"(lm.embed, {place})")
+    assert "sm90, declared and not detected" in said.output
+    data = json.loads(CliRunner().invoke(compile_command, [*asked, "--json"]).stdout)
+    assert data["levels"].keys() == {"listed", "accepted", "built"}
+    assert "no engine was built" in data["levels"]["built"]
+    assert {"method": "decode", "part": "lm.embed", "operator": "aten.embedding.default"} in [
+        {key: one[key] for key in ("method", "part", "operator")} for one in data["blocking"]
+    ]
+
+
+@pytest.mark.parametrize("target", ["90", "sm9", "hopper"])
+def test_a_target_is_a_compute_capability(target):
+    said = CliRunner().invoke(compile_command, [TINY, "--target", target, "--report-only"])
+    assert said.exit_code == 2
+    assert "write it as sm90" in said.output
 
 
 @pytest.mark.gpu
