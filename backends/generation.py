@@ -256,7 +256,7 @@ class Session:
         """The rows of features that places ask for, and their numbers among these; all of them
         where there are no numbers. Rows of zeros fill up to what the executable takes at least."""
         numbers = dict[str, Tensor]()
-        if "text.feature_index" in inputs:
+        if self.resumes:
             used_M, place_BT = inputs["text.feature_index"].unique(return_inverse=True)
             text = int((used_M < 0).sum())
             features = features[used_M[text:].to(features.device)]

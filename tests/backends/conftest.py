@@ -26,10 +26,10 @@ def recipe():
     return load_recipe(TINY)
 
 
-def made(recipe, **options):
+def made(recipe, mode="chat", **options):
     """A job whose random weights say something new with each token: blocks that outweigh the
     embedding, since the head is tied to it."""
-    tiny = job(recipe, "chat", weights=0, **options)
+    tiny = job(recipe, mode, weights=0, **options)
     for name, tensor in tiny.lowered.module.state_dict().items():
         if tensor.dim() > 1 and name != "lm.embed.weight":
             tensor.mul_(2)

@@ -233,3 +233,20 @@ def test_an_artefact_holds_a_conversation_as_eager_does(artefact, session):
         assert "".join(ours.stream(turn, new=6)) == talk.ask(turn, new=6).text
     assert ours.ask("bye", new=6) == talk.ask(*asked("bye"), new=6)
     assert ours.turns == talk.turns
+
+
+def test_what_goes_on_behind_queries_is_fed_whole():
+    """Captions: `prefill` itself sees the pictures, all their rows."""
+    job = made(load_recipe("internvl_14b_tiny"), mode="caption")
+    session = session_of(Eager().compile(job), job.resources, job.spec)
+    shown = [asked(picture(40, 30, seed)) for seed in range(3)]
+    samples = [session.processor.prompt(turns) for turns in shown]
+    sight = Sight(session.executable, session.processor, session.spec)
+    media = [seen for sample in samples for seen in sample.media]
+    assert len(sight.features(media)) == 3 * 17
+    talk = session.conversation()
+    for turns in shown:
+        talk.reset()
+        assert [talk.ask(*turns, new=5)] == session.chat([turns], new=5)
+        assert talk.reused == 0
+    assert len({answer.tokens for answer in session.chat(shown, new=5)}) > 1
