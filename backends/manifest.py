@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .base import Limit, Method, Port
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT: Final = 2
 """Raised when what a manifest holds changes; only this one is read."""
 
 _CHUNK = 2**24

@@ -43,7 +43,7 @@ An artefact holds machine code. Run only those that you would trust as a program
 """
 
 
-class Compute(click.ParamType):
+class Compute(click.ParamType[str]):
     """A compute capability: `sm90`."""
 
     name = "smNN"

@@ -49,8 +49,8 @@ def inspect_command(context: click.Context, artefact: Path, as_json: bool) -> No
         echo_json({"manifest": content, "cannot_run": lacks, "problems": problems})
     else:
         _print(manifest, lacks, problems)
-    for problem in problems.values():
-        click.echo(f"error: {problem}", err=True)
+    for message in problems.values():
+        click.echo(f"error: {message}", err=True)
     context.exit(1 if problems else 0)
 
 
