@@ -239,6 +239,7 @@ def test_what_goes_on_behind_queries_is_fed_whole():
     """Captions: `prefill` itself sees the pictures, all their rows."""
     job = made(load_recipe("internvl_14b_tiny"), mode="caption")
     session = session_of(Eager().compile(job), job.resources, job.spec)
+    assert isinstance(session, Session)
     shown = [asked(picture(40, 30, seed)) for seed in range(3)]
     samples = [session.processor.prompt(turns) for turns in shown]
     sight = Sight(session.executable, session.processor, session.spec)
