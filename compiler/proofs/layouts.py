@@ -27,6 +27,7 @@ from ...dsl.texts import (
 from ..build import reach
 from ..places import changed, labels
 from ..repairs import stated
+from ..tokens import TURNS
 
 ANSWERS = ("assistant", "pair", "text")
 """The rules that hold what a model is to write."""
@@ -96,6 +97,8 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
         match item:
             case LossItem():
                 yield from _loss(recipe, layout, rule, item)
+            case RepeatItem() if rule.name in TURNS:
+                yield _counted_turn(recipe, layout, rule.name, item)
             case RepeatItem() if recipe.lm:
                 yield from _places(recipe, layout, rule.name, item)
             case CornersItem() if recipe.layouts[layout].coordinates is None:
@@ -109,6 +112,16 @@ def _rule(recipe: Recipe, layout: str, rule: Rule) -> Iterator[Diagnostic]:
                         safe=False,
                     ),
                 )
+
+
+def _counted_turn(recipe: Recipe, layout: str, rule: str, item: RepeatItem) -> Diagnostic:
+    return Diagnostic(
+        "L703",
+        f"`{layout}.{rule}` counts the tokens of a turn",
+        labels(recipe, (f"{layout}.{rule}", f"`{item.count}` is all that somebody says")),
+        "a turn holds text, pictures and clips in their order; each picture writes its own places",
+        Fix("keep the places in the rule of the picture: `image(x) -> ... * x.tokens ...`"),
+    )
 
 
 def _places(recipe: Recipe, layout: str, rule: str, item: RepeatItem) -> Iterator[Diagnostic]:
