@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import Parameter
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,13 +70,18 @@ class _NoModules:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage with a batch, ready to run, and the sizes of each of its shards."""
+    """A stage with a batch, ready to run, and the sizes of each of its shards.
+
+    `foreign` are the tensors that lived before it: what else the process does is not counted, and
+    holding them keeps their memory from being taken for its own.
+    """
 
     program: Program
     planned: StagePlan
     run: StageRun
     shards: Sequence[Mapping[str, Tensor]]
     shapes: Sequence[Shapes]
+    foreign: Sequence[Tensor]
 
     def flops(self) -> int:
         """The operations of a step."""
@@ -87,7 +93,8 @@ class Step:
     def peak(self) -> int:
         """The most memory at once in a step, in bytes."""
         gc.collect()
-        lived = sum(_storages().values())
+        theirs = _storages(self.foreign)
+        lived = sum(size for place, size in _storages(_living()).items() if place not in theirs)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             self.run.step(self.shards, RATE)
         results = seen.profiler and seen.profiler.kineto_results
@@ -113,6 +120,8 @@ def step_of(
     """A stage of a recipe over samples of `data`, a file of records, or over pictures of noise,
     which are all of one size where they are `alike`. Without a precision, in the recipe's own.
     """
+    gc.collect()
+    foreign = _living()
     options = Options(precision=precision, batch=batch)  # type: ignore[arg-type]
     recipe = overridden(load_recipe(name, amend=amend), options)
     planned, program = plan(recipe)[stage], for_training(recipe, stage)
@@ -126,7 +135,8 @@ def step_of(
     run = StageRun(program, planned, completed({}, program, seed=0))
     # The first step brings in what torch allocates once.
     run.step(shards, RATE)
-    return Step(program, planned, run, shards, [shapes_in(program, shard) for shard in shards])
+    shapes = [shapes_in(program, shard) for shard in shards]
+    return Step(program, planned, run, shards, shapes, foreign)
 
 
 def _examples(count: int, kind: str, data: Path | None, alike: bool) -> list[Example]:
@@ -196,11 +206,13 @@ def _counter() -> FlopCounterMode:
     return counter
 
 
-def _storages() -> dict[int, int]:
-    """The bytes of every tensor's memory that lives, each once."""
-    found = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and thing.device.type == "cpu":
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return found
+def _living() -> list[Tensor]:
+    """Every tensor of the process that has memory; those that only stand for one have a type."""
+    plain = (Tensor, Parameter)
+    return [it for it in gc.get_objects() if type(it) in plain and it.device.type == "cpu"]
+
+
+def _storages(tensors: Sequence[Tensor]) -> dict[int, int]:
+    """The bytes of these tensors' memory, by where it lies, each once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
