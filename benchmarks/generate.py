@@ -1,118 +1,159 @@
-"""Generation against the plain Hugging Face implementation: same sizes, same weights, one run.
+"""Generation against the plain Hugging Face implementation, and against what the machine allows.
 
-A picture and a question are answered greedily by both, and the answers compared first. Printed are
-medians in seconds and their ratio to the peer's: to the first token (tower, adapter and prefill),
-and for each token after it. Weights are random.
+A picture and some text are answered greedily by both, with the same weights in the same memory, one
+after the other in each of several rounds; the machine's limits are measured in each round too.
+Printed are medians over the rounds: seconds to the first token (tower, adapter and prompt) and for
+each token after it, how many times as quick as the peer that is, and its share of the limit: the
+operations of the maths at the rate of a bfloat16 product; the bytes of the language model's weights
+at the read bandwidth. Weights are random.
 
 Needs the extra `benchmarks` (transformers), and g++ for the backends that compile. `tiny` and
-`small` run anywhere in a minute or two; `2b` needs 12 GB of memory in bf16. A quiet machine: what
-else runs shows up in both columns, not always evenly.
+`small` run anywhere in a minute or two. `2b` needs 12 GB of memory, and compiles for minutes: do
+that before, into a folder that is kept, and measure then, when the machine is quiet.
 
     python benchmarks/generate.py --size small --backend aot --backend inductor
+    python benchmarks/generate.py --size 2b --keep build/2b --compile-only
+    python benchmarks/generate.py --size 2b --keep build/2b
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from triptych.backends import backend
 from triptych.backends.generation import Session
-from triptych.backends.job import job
-from triptych.benchmarks.peer import SIZES, peer_model
+from triptych.backends.job import Job, job
+from triptych.benchmarks.answers import Timed, answered, endless, question
+from triptych.benchmarks.compiled import executable
+from triptych.benchmarks.limits import product_rate, read_bandwidth
+from triptych.benchmarks.peer import SIZES, ask_peer, peer_inputs, peer_model
 from triptych.blocks.input.processor import Processor
-from triptych.blocks.input.sample import Attachment, Sample, Turn
+from triptych.compiler.costing import Shapes
 from triptych.compiler.lower import PRECISIONS
+from triptych.compiler.memory import answering
+from triptych.compiler.workload import Item, Sample, shapes_of
 from triptych.dsl.load import load_recipe
-
-QUESTION = "Describe this image in as much detail as you can, and say what might happen next."
-
-
-def peer_inputs(processor: Processor, sample: Sample, image_pad: int) -> dict[str, Tensor]:
-    """What the peer is fed: the same tokens and pixels, every frame of a patch written out."""
-    folded = processor.prompt_batch([sample]).inputs["image.patches"]
-    ids = torch.from_numpy(sample.ids)[None]
-    frames = folded.unflatten(1, (3, 1, -1)).expand(-1, -1, 2, -1).flatten(1)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": frames,
-        "image_grid_thw": torch.tensor([processor.inputs["image"].grid(x) for x in sample.media]),
-        "mm_token_type_ids": (ids == image_pad).int(),
-    }
+from triptych.dsl.recipe import Recipe
 
 
-def timed(answer: Callable[[int], object], new: int, runs: int) -> tuple[float, float]:
-    """Seconds to the first token, and for each token after it: medians."""
-    answer(2)
-    first: list[float] = []
-    whole: list[float] = []
-    for _ in range(runs):
-        for count, times in ((1, first), (new, whole)):
-            started = time.perf_counter()
-            answer(count)
-            times.append(time.perf_counter() - started)
-    begin = statistics.median(first)
-    return begin, (statistics.median(whole) - begin) / (new - 1)
+@dataclass(frozen=True)
+class Row:
+    """What is measured of one implementation, a figure a round."""
+
+    ask: Callable[[int], Timed]
+    """The answer, of so many tokens."""
+    first: list[float] = field(default_factory=list)
+    next: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    read: list[float] = field(default_factory=list)
+
+    def measure(self, new: int) -> None:
+        """One round, and the machine's limits just before it."""
+        self.rate.append(product_rate(5))
+        self.read.append(read_bandwidth(5))
+        said = self.ask(new)
+        self.first.append(said.first)
+        self.next.append(said.next)
+
+    def shares(self, operations: int, size: int) -> tuple[float, float]:
+        """Of what the product rate and the read bandwidth allow: medians."""
+        first = zip(self.rate, self.first, strict=True)
+        following = zip(self.read, self.next, strict=True)
+        return (
+            statistics.median(operations / rate / seconds for rate, seconds in first),
+            statistics.median(size / read / seconds for read, seconds in following),
+        )
+
+
+def operations(recipe: Recipe, work: Job, side: int, text: int) -> int:
+    """What the maths of a prompt takes, one multiplication and one addition being two: a picture
+    through tower and adapter, and all tokens through the language model, each attending to all."""
+    sample = Sample((Item("image", (side, side)),), text, text)
+    sizes = shapes_of(recipe, recipe.modes["chat"], sample, 1)
+    sizes = Shapes({**sizes.values, "slots": sizes.values["length"]}, sizes.segments)
+    methods = ("vision_image", "project", "prefill")
+    program = work.lowered.program
+    return sum(answering(program, method, sizes, "f32").total for method in methods)
 
 
 def main() -> None:
-    """Print one row a backend."""
+    """Print one row an implementation."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--backend", action="append", help="repeatable; aot unless given")
-    parser.add_argument("--dtype", choices=PRECISIONS, default="f32")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="bf16")
     parser.add_argument("--pixels", type=int, default=448, help="sides of the picture")
+    parser.add_argument("--text", type=int, default=64, help="tokens beside the picture's")
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
-    parser.add_argument("--runs", type=int, default=5, help="answers a figure")
+    parser.add_argument("--runs", type=int, default=3, help="rounds, whose medians are printed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--keep", type=Path, help="a folder for compiled code, found there again")
+    parser.add_argument("--compile-only", action="store_true", help="fill that folder, and stop")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    folder = tempfile.TemporaryDirectory()
+    keep = options.keep or Path(folder.name)
 
     recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "chat.target = eager()"])
     work = job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype])
-    processor = Processor(work.spec)
-    side = options.pixels
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    turns = [Turn("user", (Attachment("image", Image.fromarray(noise)), QUESTION))]
-    sample = processor.prompt(turns)
-    print(f"{options.size}, {options.dtype}: {sample.length} tokens in, {options.new} out")
+    processor = endless(Processor(work.spec))
+    sample = question(processor, options.text, options.pixels)
+
+    rows: dict[str, Row] = {}
+    for name in options.backend or ["aot"]:
+        session = Session(executable(name, recipe, work, keep), processor, work.spec)
+
+        def ask(new: int, session: Session = session) -> Timed:
+            return answered(session, [sample], new)
+
+        started = time.perf_counter()
+        ask(2)
+        print(f"{name} is ready after {time.perf_counter() - started:.0f} s")
+        rows[name] = Row(ask)
+    if options.compile_only:
+        return
 
     peer = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
     fed = peer_inputs(processor, sample, work.spec["tokens"]["specials"]["image_pad"]["id"])
+    theirs = Row(lambda new: ask_peer(peer, fed, new))
+    rows = {"transformers": theirs, **rows}
+    said = {name: row.ask(8).tokens[0] for name, row in rows.items()}
+    for _ in range(options.runs):
+        for row in rows.values():
+            row.measure(options.new)
 
-    def ask_peer(new: int) -> list[int]:
-        with torch.inference_mode():
-            out = peer.generate(**fed, max_new_tokens=new, min_new_tokens=new, do_sample=False)
-        tokens: list[int] = out[0, sample.length :].tolist()
-        return tokens
-
-    base = timed(ask_peer, options.new, options.runs)
-    titles = f"{'first token':>12}{'x peer':>8}{'next token':>12}{'x peer':>8}"
-    print(f"{'':<12}{titles}{'compiled in':>13}")
-    print(f"{'transformers':<12}{base[0]:>12.4f}{1.0:>8.2f}{base[1]:>12.5f}{1.0:>8.2f}")
-    for name in options.backend or ["aot"]:
-        started = time.perf_counter()
-        asked = Session(backend(name).compile(work), processor, work.spec)
-
-        def ask(new: int, session: Session = asked) -> list[int]:
-            (answer,) = session.answers([sample], [0], new=new)
-            return list(answer.tokens)
-
-        same = ask(4) == ask_peer(4)
-        seconds = time.perf_counter() - started
-        ours = timed(ask, options.new, options.runs)
+    state, decode = work.lowered.module.state_dict(), work.methods["decode"]
+    size = sum(state[name].nbytes for name in decode.parameters)
+    todo = operations(recipe, work, options.pixels, options.text)
+    print(
+        f"{options.size}, {options.dtype}, {options.threads} threads: {sample.length} tokens in, "
+        f"{todo / 1e12:.3g} TFLOP; {options.new} out, {size / 1e9:.3g} GB each"
+    )
+    rate = statistics.median(rate for row in rows.values() for rate in row.rate)
+    read = statistics.median(read for row in rows.values() for read in row.read)
+    print(f"the machine: {rate / 1e12:.2f} TFLOP/s in bfloat16, {read / 1e9:.1f} GB/s read")
+    titles = f"{'x peer':>9}{'of limit':>10}"
+    print(f"{'':<14}{'first token, s':>15}{titles}{'next token, s':>15}{titles}  as the peer")
+    base = statistics.median(theirs.first), statistics.median(theirs.next)
+    for name, row in rows.items():
+        first, following = statistics.median(row.first), statistics.median(row.next)
+        shares = row.shares(todo, size)
+        pairs = zip(said[name], said["transformers"], strict=True)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         print(
-            f"{name:<12}{ours[0]:>12.4f}{ours[0] / base[0]:>8.2f}{ours[1]:>12.5f}"
-            f"{ours[1] / base[1]:>8.2f}{seconds:>12.0f}s"
-            + ("" if same else "   the tokens differ from the peer's")
+            f"{name:<14}{first:>15.3f}{base[0] / first:>9.2f}{shares[0]:>10.2f}"
+            f"{following:>15.4f}{base[1] / following:>9.2f}{shares[1]:>10.2f}"
+            f"{same:>6} of {len(said[name])}"
         )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from triptych.backends.weights import as_published
+from triptych.benchmarks.answers import Timed
+from triptych.blocks.input.processor import Processor
+from triptych.blocks.input.sample import Sample
 from triptych.dsl.parts import Mrope, ViT
 from triptych.dsl.recipe import Recipe
 
@@ -47,18 +47,54 @@ SIZES: dict[str, tuple[str, ...]] = {
 
 
 def peer_model(recipe: Recipe, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-    """The transformers model of the recipe's sizes, with the same weights."""
-    from transformers import Qwen2VLForConditionalGeneration
+    """The transformers model of the recipe's sizes; its weights are these, where they are."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in as_published(recipe, weights)},
-            Path(folder) / "model.safetensors",
-            metadata={"format": "pt"},
-        )
-        (Path(folder) / "config.json").write_text(json.dumps(peer_config(recipe)))
-        model: Any = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(
+        None,
+        config=Qwen2VLConfig(**peer_config(recipe)),
+        state_dict=dict(as_published(recipe, weights)),
+        dtype=dtype,
+    )
+    ours = {tensor.data_ptr() for tensor in weights.values()}
+    assert all(parameter.data_ptr() in ours for parameter in model.parameters())
     return model.eval()
+
+
+def peer_inputs(processor: Processor, sample: Sample, image_pad: int) -> dict[str, Tensor]:
+    """What the peer is fed: the same tokens and pixels, every frame of a patch written out."""
+    folded = processor.prompt_batch([sample]).inputs["image.patches"]
+    ids = torch.from_numpy(sample.ids)[None]
+    frames = folded.unflatten(1, (3, 1, -1)).expand(-1, -1, 2, -1).flatten(1)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": frames,
+        "image_grid_thw": torch.tensor([processor.inputs["image"].grid(x) for x in sample.media]),
+        "mm_token_type_ids": (ids == image_pad).int(),
+    }
+
+
+class _Stamps:
+    """Is handed the prompt, then each token, and notes when."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+
+    def put(self, tokens: Tensor) -> None:
+        self.moments.append(time.perf_counter())
+
+    def end(self) -> None: ...
+
+
+def ask_peer(model: Any, fed: Mapping[str, Tensor], new: int) -> Timed:
+    """The likeliest `new` tokens behind the prompt, by the peer."""
+    stamps, begin = _Stamps(), time.perf_counter()
+    with torch.inference_mode():
+        out = model.generate(
+            **fed, max_new_tokens=new, min_new_tokens=new, do_sample=False, streamer=stamps
+        )
+    return Timed.at(out[:, fed["input_ids"].shape[1] :].tolist(), [begin, *stamps.moments[1:]])
 
 
 def peer_config(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Executables whose compiled code is kept between runs, for weights that are in memory already."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+
+from triptych.backends import backend
+from triptych.backends.aot import Aot
+from triptych.backends.artefact import opened
+from triptych.backends.base import Executable
+from triptych.backends.job import Job, job
+from triptych.backends.manifest import MANIFEST, Manifest
+from triptych.dsl.recipe import Recipe
+
+
+def executable(name: str, recipe: Recipe, work: Job, keep: Path) -> Executable:
+    """A backend's executable of a job; its code is below `keep`, and made when it is not there.
+
+    An artefact holds no weights there: it is given those of the job, which stay where they are.
+    """
+    os.environ["TRIPTYCH_CACHE"] = str(keep / "cache")
+    if name != "aot":
+        return backend(name).compile(work)
+    folder = artefact(recipe, work, keep)
+    state = work.lowered.module.state_dict()
+    with mock.patch("triptych.backends.artefact.weights", return_value=state):
+        return opened(folder, Manifest.read(folder / MANIFEST))
+
+
+def artefact(recipe: Recipe, work: Job, keep: Path) -> Path:
+    """The folder of an artefact without weights for a job, built unless it is there."""
+    folder = keep / f"aot-{work.digest[:16]}"
+    if not (folder / MANIFEST).exists():
+        bare = job(recipe, work.mode, dtype=work.dtype)
+        Aot(lambda step, done, of: print(f"{done:>3}/{of} {step}", file=sys.stderr)).build(
+            bare, folder
+        )
+    return folder
