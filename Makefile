@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check golden fmt fuzz clean
+.PHONY: help demo test check fresh golden fmt fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -19,6 +19,19 @@ check: .venv/installed ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/triptych fmt --check recipes/*.vlm
 	$(BIN)/mypy
+
+FRESH := build/fresh
+ASK := --image scene.png --prompt "Describe the picture." --max-new 16 --json
+fresh: .venv/installed ## run an artefact where only requirements-run.txt is installed
+	rm -rf $(FRESH)
+	$(PYTHON) -m venv $(FRESH)/venv
+	$(FRESH)/venv/bin/python -m pip install -q --no-deps -c constraints.txt -r requirements-run.txt
+	$(FRESH)/venv/bin/python -m pip install -q --no-deps .
+	rm -r $(FRESH)/venv/lib/python*/site-packages/triptych/dsl $(FRESH)/venv/lib/python*/site-packages/triptych/compiler
+	$(BIN)/triptych compile tests/backends/tiny.vlm --backend aot --random-weights 0 --out $(FRESH)/artefact
+	$(BIN)/python -c "from PIL import Image; Image.radial_gradient('L').save('$(FRESH)/scene.png')"
+	cd $(FRESH) && env -i PATH= HOME=. venv/bin/triptych run artefact $(ASK) | tee fresh.json
+	cd $(FRESH) && ../../$(BIN)/triptych run artefact $(ASK) | cmp - fresh.json
 
 golden: .venv/installed ## rewrite the golden files; read the diff before you keep it
 	$(BIN)/pytest --update-golden

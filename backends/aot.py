@@ -15,29 +15,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch.export import ExportedProgram
 
-from ..blocks.operators import lowering
+from ..blocks.operators import write_slots
 from .artefact import PACKAGE, Artefact, opened
 from .base import Executable, Missing
-from .exporting import export, linear_form
-from .job import Job
+from .exporting import Arguments, arguments, in_form
 from .manifest import Target
-from .packing import (
-    Progress,
-    State,
-    compared,
-    finish,
-    pack,
-    processor,
-    save_program,
-    silent,
-    writing,
-)
+from .packing import Origin, Progress, State, compared, finish, processor, silent, writing
 from .toolchain import cache_folder, code_in, compiler_version, missing_compiler
+
+if TYPE_CHECKING:
+    from .job import Job
 
 OPTIONS: dict[str, Any] = {
     "aot_inductor.package": True,
@@ -69,12 +61,31 @@ class Aot:
         self._temporary.append(tempfile.TemporaryDirectory(prefix="triptych-"))
         return self.build(job, Path(self._temporary[-1].name) / "artefact").executable
 
-    def build(self, job: Job, folder: Path) -> Artefact:
-        """Write the artefact of a job, whole or not at all.
+    def build(self, job: Job, folder: Path, *, link: bool = False) -> Artefact:
+        """Write the artefact of a job, whole or not at all; with `link`, weights stay in the files
+        that they were read from.
 
         BackendError when the code does not do what eager does.
         """
-        steps = len(job.methods) * 2 + 2
+        from .from_job import FromJob
+
+        return self.write(FromJob(job, link), folder)
+
+    def rebuild(
+        self, artefact: Artefact, folder: Path, given: Path | None = None, *, link: bool = False
+    ) -> Artefact:
+        """Write another artefact from the portable programs of one, for this machine and torch.
+
+        `given` and `link` are as in `FromArtefact`. BackendError when the code does not do what the
+        programs do.
+        """
+        from .from_artefact import FromArtefact
+
+        return self.write(FromArtefact(artefact, given, link), folder)
+
+    def write(self, origin: Origin, folder: Path) -> Artefact:
+        """Write the artefact of whatever has methods."""
+        steps = len(origin.methods) * 2 + 2
         done = 0
 
         def step(name: str) -> None:
@@ -86,43 +97,35 @@ class Aot:
             # torch warns of its own internals here, which is nothing that a user could mend.
             warnings.simplefilter("ignore", FutureWarning)
             files: dict[str, list[Any]] = {}
-            programs: dict[str, str] = {}
-            for name in job.methods:
+            for name, method in origin.methods.items():
                 step(f"export {name}")
-                program = exported(job, name)
-                programs[name] = save_program(program, beside, name)
+                program = origin.program(name, beside)
                 step(f"compile {name}")
-                files[name] = compiled(program)
+                fake = arguments(origin.parameters, method, origin.limits)
+                files[name] = compiled(program, fake)
             step("package")
             _package(files, beside / PACKAGE)
-            code = dict.fromkeys(job.methods, PACKAGE)
+            code = dict.fromkeys(origin.methods, PACKAGE)
             tools = {"c++": compiler_version()}
-            manifest = pack(job, beside, self.name, Target.here(), programs, code, tools)
-            step("compare with eager")
+            manifest = origin.pack(beside, self.name, Target.here(), code, tools)
+            step(f"compare with {origin.against}")
             states: dict[str, State] = {PACKAGE: State("built")}
-            if job.has_weights:
-                errors = compared(job, opened(beside, manifest))
-                states[PACKAGE] = State("executed", processor(), errors)
+            if reference := origin.reference():
+                errors = compared(origin, reference, opened(beside, manifest), origin.limits)
+                states[PACKAGE] = State("executed", processor(), origin.against, errors)
             finish(manifest, beside, states)
         self.progress("done", steps, steps)
         return Artefact(folder)
 
 
-def exported(job: Job, name: str) -> ExportedProgram:
-    """The program of one method: caches are written by plain tensor code, pictures see each other
-    through triptych's operator, and a single token reads matrices as streams."""
-    with lowering(kv_update="scatter", linear=linear_form(name)):
-        return export(job.lowered.methods[name], job.methods[name], job.limits)
-
-
-def compiled(program: ExportedProgram) -> list[Any]:
-    """The files of AOTInductor for one program."""
+def compiled(program: ExportedProgram, given: Arguments) -> list[Any]:
+    """The files of AOTInductor for one program: caches are written by plain tensor code, pictures
+    see each other through triptych's operator, and a single token reads matrices as streams."""
     from torch._inductor import aot_compile
 
-    module = program.module(check_guards=False)
-    parameters, inputs = program.example_inputs[0]
+    module = in_form(program, {torch.ops.triptych.kv_update.default: write_slots})
     with code_in(cache_folder("aot")), torch.no_grad(), _all_threads():
-        made = aot_compile(module, (parameters, inputs), options=dict(OPTIONS))
+        made = aot_compile(module, given, options=dict(OPTIONS))
     assert isinstance(made, list)
     return made
 

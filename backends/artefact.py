@@ -4,7 +4,7 @@
     programs/METHOD.pt2    each method as a portable program without weights
     aoti/methods.pt2       machine code of all methods for one kind of processor, or
     tensorrt/METHOD.engine an engine of each method for one kind of GPU
-    weights/*.safetensors  every parameter, once
+    weights/*.safetensors  every parameter, once; or none, where the user's own files are linked
     tokenizer/FILE         the vocabulary
 
 What is in `aoti` and `tensorrt` is code, and is run: an artefact must be trusted as any program is.
@@ -18,13 +18,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..blocks.operators import attend_segments, stream_linear
 from .base import Executable, Method
+from .bindings import parameters_of
 from .embedding import AnySession, session_of
-from .manifest import MANIFEST, Manifest, check_fit, verify
+from .manifest import MANIFEST, Manifest
+from .verification import check_fit, verify
 
 PACKAGE = "aoti/methods.pt2"
 ENGINES = "tensorrt"
@@ -40,53 +41,53 @@ _KERNELS.impl("linear", stream_linear, "CPU")
 
 
 class Artefact:
-    """An artefact whose files are all what its manifest says."""
+    """An artefact whose files are all what its manifest says.
 
-    def __init__(self, folder: Path) -> None:
+    `weights` is where the user's own files are, when they were linked and have moved since, or when
+    the artefact was made without.
+    """
+
+    def __init__(self, folder: Path, weights: Path | None = None) -> None:
         """Read and verify; ArtefactError names the file that is missing, changed or foreign."""
         self.folder = folder
+        self.weights = weights
         self.manifest = Manifest.read(folder / MANIFEST)
         verify(folder, self.manifest.files)
 
     @cached_property
     def executable(self) -> Executable:
-        """The methods; ArtefactError when the code is not for this machine or this torch."""
+        """The methods; ArtefactError when the code is not for this machine or this torch, or its
+        weights are not there or not the right ones."""
         check_fit(self.folder, self.manifest)
-        return opened(self.folder, self.manifest)
+        return opened(self.folder, self.manifest, self.weights)
 
     def session(self) -> AnySession:
         """What answers, or makes vectors or features."""
         return session_of(self.executable, self.folder / TOKENIZER, self.manifest.spec)
 
 
-def opened(folder: Path, manifest: Manifest) -> Executable:
+def opened(folder: Path, manifest: Manifest, weights: Path | None = None) -> Executable:
     """The methods of an artefact that has been checked."""
+    parameters = parameters_of(folder, manifest, weights)
     if manifest.backend == "aot":
-        return PackageExecutable(folder, manifest)
+        return PackageExecutable(folder, manifest, parameters)
     from .engines import EngineExecutable
 
     engines = {
         name: (folder / record.code).read_bytes() for name, record in manifest.methods.items()
     }
-    return EngineExecutable(manifest.outsides, manifest.sizes, engines, weights(folder, manifest))
-
-
-def weights(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
-    """Every parameter, mapped from its file into memory."""
-    files = dict.fromkeys(manifest.weights.values())
-    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    return EngineExecutable(manifest.outsides, manifest.sizes, engines, parameters)
 
 
 class PackageExecutable(Executable):
     """Methods of an AOTInductor package; one copy of the weights serves them all."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, parameters: Mapping[str, Tensor]) -> None:
         self.methods = manifest.outsides
         self.limits = manifest.sizes
         self.device = torch.device("cpu")
-        shared = weights(folder, manifest)
         self._parameters = {
-            name: [shared[parameter] for parameter in method.parameters]
+            name: [parameters[parameter] for parameter in method.parameters]
             for name, method in self.methods.items()
         }
         self._loaders = {

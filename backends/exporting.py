@@ -6,15 +6,24 @@ copy of the weights serves every method.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
+from ..blocks.operators import lowering
 from .base import Limit, Method, Port
+
+if TYPE_CHECKING:
+    from .job import Job
+
+Arguments: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""What a program takes: parameters and inputs, by their names."""
 
 TYPICAL = {"batch": 2, "length": 256, "slots": 1024, "features": 256}
 """Sizes that a compiler sees as an example; patches and the rest: 1024. They decide no result, but
@@ -34,14 +43,45 @@ class Functional(nn.Module):
         return torch.func.functional_call(self._method, parameters, (inputs,))  # type: ignore[arg-type]
 
 
+def exported(job: Job, name: str) -> ExportedProgram:
+    """The portable program of a method, which code for any target can be made from.
+
+    What targets compute in ways of their own stays an operator of triptych's: writes to caches,
+    attention inside pictures, and the matrices that a single token meets. `in_form` says how.
+    """
+    with lowering(segment_attention="operator", kv_update="operator", linear=linear_form(name)):
+        return export(job.lowered.methods[name], job.methods[name], job.limits)
+
+
+def in_form(
+    program: ExportedProgram, forms: Mapping[OpOverload, Callable[..., Any]]
+) -> GraphModule:
+    """The graph of a program with plain functions in the place of some of triptych's operators;
+    whoever compiles it sees what these compute."""
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.target = forms.get(node.target, node.target)
+    module.recompile()
+    return module
+
+
 def export(module: nn.Module, method: Method, limits: Mapping[str, Limit]) -> ExportedProgram:
     """The program of a lowered method; torch refuses it if a size is not free within its limits."""
-    parameters = parameter_ports(module, method)
-    with FakeTensorMode():
-        weights = {name: _empty(port, limits) for name, port in parameters.items()}
-        inputs = {name: _empty(port, limits) for name, port in method.inputs.items()}
+    weights, inputs = arguments(parameter_ports(module, method), method, limits)
     free = {name: _free(port, limits) for name, port in method.inputs.items()}
     return _export(Functional(module), (weights, inputs), ({name: {} for name in weights}, free))
+
+
+def arguments(
+    parameters: Mapping[str, Port], method: Method, limits: Mapping[str, Limit]
+) -> Arguments:
+    """What a method could be called with: tensors of ordinary sizes that hold no numbers."""
+    with FakeTensorMode():
+        weights = {name: _empty(parameters[name], limits) for name in method.parameters}
+        inputs = {name: _empty(port, limits) for name, port in method.inputs.items()}
+    return weights, inputs
 
 
 def linear_form(method: str) -> Literal["torch", "operator"]:

@@ -5,36 +5,19 @@ No tensor is read, and torch is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from ..compiler.build import build
 from ..compiler.places import labels
-from ..compiler.weights import Names, Published, Shape, names
-from ..dsl.diagnostics import Diagnostic, Fix, nearest
+from ..compiler.weights import Published, Shape, names
+from ..dsl.diagnostics import Diagnostic, Fix
 from ..dsl.published import Renamed
 from ..dsl.recipe import Recipe
+from .stored import Found, WeightsError, misfits, tensors_in
 
-_SHOWN = 5
-"""How many names a message lists."""
-
-_PICKLES = (".bin", ".pt", ".pth")
-
-
-class WeightsError(Exception):
-    """Weights cannot be read, or are not those of the recipe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A tensor that is there."""
-
-    file: Path
-    name: str
-    shape: Shape
+__all__ = ["Fit", "WeightsError", "fitted", "prove_checkpoint", "tensors_at"]
 
 
 def tensors_at(recipe: Recipe, source: Path, under: str) -> dict[str, Found]:
@@ -44,62 +27,21 @@ def tensors_at(recipe: Recipe, source: Path, under: str) -> dict[str, Found]:
     hold one folder for each, called as the repository is. WeightsError when there is nothing to
     read.
     """
-    folders = [(source, under)]
-    if recipe.weights and len(recipe.weights.from_) > 1:
-        apart = [
-            (source / repository.repository.rpartition("/")[2], repository.under)
-            for repository in recipe.weights.from_
-        ]
-        if any(folder.is_dir() for folder, _ in apart):
-            folders = apart
-    found = dict[str, Found]()
-    for folder, front in folders:
-        for file in _files(folder):
-            for name, shape in _shapes(file):
-                if front + name in found:
-                    first = found[front + name].file
-                    raise WeightsError(f"{front + name} is in {first} and in {file}: keep one")
-                found[front + name] = Found(file, name, shape)
-    return found
+    apart = [(source / folder, front) for folder, front in repositories(recipe)]
+    if any(folder.is_dir() for folder, _ in apart):
+        return tensors_in(apart)
+    return tensors_in([(source, under)])
 
 
-def _files(source: Path) -> list[Path]:
-    """The safetensors files that a path stands for."""
-    if source.is_file():
-        if source.suffix in _PICKLES:
-            raise _pickled(source)
-        return [source]
-    if not source.is_dir():
-        raise WeightsError(f"{source} is not there: give a training run, a file, or a folder")
-    final = source / "weights.safetensors"
-    if final.exists():
-        return [final]
-    if files := sorted(source.glob("*.safetensors")):
-        return files
-    # A run that is still under way: its newest checkpoint.
-    checkpoints = sorted(
-        source.glob("checkpoints/[!.]*/weights.safetensors"), key=lambda file: file.stat().st_mtime
-    )
-    if checkpoints:
-        return checkpoints[-1:]
-    if pickled := sorted(path for path in source.iterdir() if path.suffix in _PICKLES):
-        raise _pickled(pickled[0])
-    raise WeightsError(f"{source} holds no weights: no .safetensors file, no checkpoint")
-
-
-def _pickled(file: Path) -> WeightsError:
-    return WeightsError(
-        f"{file} is a pickle, and reading one can run any code: make safetensors of it first, "
-        f"`save_file(torch.load({file.name!r}, weights_only=True), 'model.safetensors')`"
-    )
-
-
-def _shapes(file: Path) -> list[tuple[str, Shape]]:
-    try:
-        with safe_open(file, framework="np") as content:
-            return [(name, tuple(content.get_slice(name).get_shape())) for name in content.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError) as problem:
-        raise WeightsError(f"{file} cannot be read as safetensors: {problem}") from problem
+def repositories(recipe: Recipe) -> list[tuple[str, str]]:
+    """The folder of each repository that a recipe takes its weights from, and what stands before
+    its names; none where there is one repository alone."""
+    if not recipe.weights or len(recipe.weights.from_) < 2:
+        return []
+    return [
+        (repository.repository.rpartition("/")[2], repository.under)
+        for repository in recipe.weights.from_
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +74,15 @@ def fitted(
         ]
     if fresh:
         wanted = [t for t in wanted if t.name in found or t.name not in published.fresh]
-    known = {*build(recipe).parameters(), *published.tensors}
-    problems = [
-        *_missing(wanted, found, published.fresh),
-        *_homeless(known, found, published),
-        *(
-            f"{tensor.name} is {list(tensor.shape)} here and {list(there.shape)} there"
-            for tensor in wanted
-            if (there := found.get(tensor.name))
-            and there.shape != tensor.shape
-            and not (tensor.holds[0] in growing and _is_shorter(there.shape, tensor.shape))
-        ),
-    ]
-    return Fit(tuple(wanted), tuple(problems))
+    problems = misfits(
+        {tensor.name: tensor.shape for tensor in wanted},
+        found,
+        fresh=published.fresh,
+        known={*build(recipe).parameters(), *published.tensors},
+        ignored=lambda name: published.reason_to_ignore(name) is not None,
+        growing={tensor.name for tensor in wanted if tensor.holds[0] in growing},
+    )
+    return Fit(tuple(wanted), problems)
 
 
 def prove_checkpoint(recipe: Recipe, source: Path) -> tuple[Diagnostic, ...]:
@@ -169,38 +107,3 @@ def prove_checkpoint(recipe: Recipe, source: Path) -> tuple[Diagnostic, ...]:
         )
         for problem in fit.problems
     )
-
-
-def _is_shorter(there: Shape, here: Shape) -> bool:
-    return there[1:] == here[1:] and 0 < there[0] < here[0]
-
-
-def _missing(
-    wanted: Sequence[Published], found: Mapping[str, Found], fresh: Collection[str]
-) -> Iterator[str]:
-    missing = [tensor.name for tensor in wanted if tensor.name not in found]
-    untrained = [name for name in missing if name in fresh]
-    if untrained:
-        yield f"{_counted(untrained)} fresh, and not trained there: {_listed(untrained)}"
-    lacking = [name for name in missing if name not in fresh]
-    if lacking:
-        near = nearest(lacking[0], found)
-        hint = f"; there is {near}" if near else ""
-        yield f"{_counted(lacking)} missing: {_listed(lacking)}{hint}"
-
-
-def _homeless(
-    known: Collection[str], found: Mapping[str, Found], published: Names
-) -> Iterator[str]:
-    extra = [name for name in found if name not in known and not published.reason_to_ignore(name)]
-    if extra:
-        yield f"{_counted(extra)} without a place in the recipe: {_listed(extra)}"
-
-
-def _counted(names_: list[str]) -> str:
-    return "1 tensor is" if len(names_) == 1 else f"{len(names_)} tensors are"
-
-
-def _listed(names_: list[str]) -> str:
-    more = f" and {len(names_) - _SHOWN} more" if len(names_) > _SHOWN else ""
-    return ", ".join(names_[:_SHOWN]) + more

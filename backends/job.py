@@ -22,7 +22,9 @@ from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
+from .linking import unbound
 from .probe import difference, probe
+from .records import WeightsRecord
 from .resources import resources as resources_of
 from .weights import Weights, weights_after
 
@@ -49,6 +51,10 @@ class Job:
     """The weights that are kept in 8 bits."""
     rounding: Mapping[str, float] = field(default_factory=dict)
     """How far 8 bits bring each method off what it yields without them; as in `difference`."""
+    weights: Weights | None = None
+    """The files that its weights were read from."""
+    unbound: WeightsRecord = field(kw_only=True)
+    """What weights must be that come later."""
 
     @property
     def in_parts(self) -> bool:
@@ -116,7 +122,16 @@ def job(
     elif weights is not None:
         weights.fill(lowered.module)
     lowered.module.eval().requires_grad_(False)
-    made = Job(recipe.name, mode, lowered, _outsides(lowered), limits(program), resources)
+    made = Job(
+        recipe.name,
+        mode,
+        lowered,
+        _outsides(lowered),
+        limits(program),
+        resources,
+        weights=weights if isinstance(weights, Weights) else None,
+        unbound=unbound(recipe),
+    )
     used = lowered.module.state_dict()
     fewer = tuple(name for name in quantized(recipe, recipe.modes[mode]) if name in used)
     return _in_8_bits(made, fewer)

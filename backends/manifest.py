@@ -5,99 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from importlib import util
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
-from .base import Limit, Method, Port
+from .base import Limit, Method
+from .records import (
+    Digest,
+    Dtype,
+    FileName,
+    FileRecord,
+    LimitRecord,
+    MethodRecord,
+    PortRecord,
+    Record,
+    WeightsRecord,
+)
 
 MANIFEST = "manifest.json"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised when what a manifest holds changes; only this one is read."""
-
-_CHUNK = 2**24
+LARGEST = 2**26
+"""Bytes of a manifest, at most: that of a model of 72 billion parameters has a 60th of it."""
 
 
 class ArtefactError(Exception):
     """A folder is not an artefact that can be run here; the message says why and what to do."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PortRecord(_Record):
-    """One input of a method."""
-
-    sizes: tuple[int | str, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, port: Port) -> PortRecord:
-        """What is written of a port."""
-        return cls(sizes=port.sizes, dtype=str(port.dtype).removeprefix("torch."))
-
-    def port(self) -> Port:
-        """The port again."""
-        return Port(self.sizes, getattr(torch, self.dtype))
-
-
-class MethodRecord(_Record):
-    """The outside of a method: compiled code takes its parameters, then its inputs, in order."""
-
-    inputs: dict[str, PortRecord]
-    outputs: tuple[str, ...]
-    parameters: tuple[str, ...]
-    updated: tuple[str, ...]
-    """Inputs that are updated in place."""
-    program: str
-    """The file of the portable program."""
-    code: str
-    """The file of the compiled code."""
-
-    @classmethod
-    def of(cls, method: Method, program: str, code: str) -> MethodRecord:
-        """What is written of a method."""
-        inputs = {name: PortRecord.of(port) for name, port in method.inputs.items()}
-        return cls(
-            inputs=inputs,
-            outputs=method.outputs,
-            parameters=method.parameters,
-            updated=tuple(method.caches),
-            program=program,
-            code=code,
-        )
-
-    def method(self, name: str) -> Method:
-        """The method again."""
-        inputs = {feed: record.port() for feed, record in self.inputs.items()}
-        return Method(name, inputs, self.outputs, self.parameters)
-
-
-class LimitRecord(_Record):
-    """The range of a named size."""
-
-    low: int
-    high: int
-    multiple: int
-
-    @classmethod
-    def of(cls, limit: Limit) -> LimitRecord:
-        """What is written of a limit."""
-        return cls(low=limit.low, high=limit.high, multiple=limit.multiple)
-
-    def limit(self) -> Limit:
-        """The limit again."""
-        return Limit(self.low, self.high, self.multiple)
-
-
-class Target(_Record):
+class Target(Record):
     """The machine that compiled code is for."""
 
     device: Literal["cpu", "cuda"]
@@ -123,48 +63,46 @@ class Target(_Record):
         return sorted(set(self.features) - set(here.features))
 
 
-class FileRecord(_Record):
-    """One file: its content, and what is known of it."""
-
-    sha256: str
-    size: int
-    state: Literal["stored", "built", "executed"]
-    """Stored as it came; built, and never run; or executed and compared with eager."""
-    device: str | None = None
-    errors: dict[str, float] = {}
-    """For each method executed, the largest difference from eager as a share of its scale."""
-
-
-class RecipeRecord(_Record):
+class RecipeRecord(Record):
     """What the artefact was made from."""
 
     name: str
     mode: str
-    digest: str
+    """Of an artefact that trains: the stage."""
+    digest: Digest
     """SHA-256 of the methods, their limits, the host's part, and the precision."""
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """All that is known of an artefact."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     recipe: RecipeRecord
     backend: Literal["aot", "tensorrt"]
+    profile: Literal["shared", "packed"] = "shared"
+    """Packed: the code has weights of its own inside, laid out for this processor."""
     versions: dict[str, str]
     """What made it: triptych, torch and Python, and the compiler or the builder of engines."""
     target: Target
-    dtype: str
-    quantized: tuple[str, ...] = ()
-    """The weights that are kept in 8 bits."""
-    rounding: dict[str, float] = {}
-    """For each method, how far 8 bits bring it off what it yields without them."""
+    dtype: Dtype
+    quantized: dict[str, str] = Field(default_factory=dict)
+    """How the weights are kept that are kept in few bits: `int8`, `int4(group: 64)`."""
+    weight_rounding: dict[str, float] = Field(default_factory=dict)
+    """For each part, how far few bits bring its weights off: root of squares, as a share."""
+    rounding: dict[str, float] = Field(default_factory=dict)
+    """For each method, how far few bits bring it off what it yields without them."""
     methods: dict[str, MethodRecord]
     limits: dict[str, LimitRecord]
-    weights: dict[str, str]
-    """Parameter -> file; empty when the artefact was made without weights."""
+    parameters: dict[str, PortRecord]
+    """What the methods take beside their inputs."""
+    tokens: int
+    """A bound of ids: every table of embeddings has a row for each below it."""
+    weights: WeightsRecord
     spec: dict[str, Any]
     """The feed spec: tokens, inputs, positions, layouts, limits, sampling."""
-    files: dict[str, FileRecord]
+    training: dict[str, Any] | None = None
+    """Of an artefact that trains: what its step needs beside its methods."""
+    files: dict[FileName, FileRecord]
 
     @property
     def outsides(self) -> dict[str, Method]:
@@ -183,27 +121,25 @@ class Manifest(_Record):
 
     @classmethod
     def read(cls, file: Path) -> Manifest:
-        """The manifest in a file; ArtefactError unless it is whole."""
-        try:
-            content = json.loads(file.read_bytes())
-        except FileNotFoundError as problem:
-            raise ArtefactError(
-                f"{file.parent} is not an artefact: it has no {MANIFEST}"
-            ) from problem
-        except (OSError, ValueError) as problem:
-            raise ArtefactError(f"{file} is damaged: {problem}") from problem
+        """The manifest in a file; ArtefactError unless it is whole and agrees with itself."""
+        content = _json(file)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
             raise ArtefactError(
-                f"{file} has format {found}, and this version of triptych reads {FORMAT}: run "
-                "`triptych compile` again from the recipe and its weights"
+                f"{file} has format {str(found)[:20]}, and this version of triptych reads "
+                f"{FORMAT}: run `triptych compile` again from the recipe and its weights"
             )
         if content.pop("digest", None) != _digest(content):
             raise ArtefactError(f"{file} was changed after it was written: compile again")
         try:
-            return cls.model_validate(content)
+            manifest = cls.model_validate(content)
         except ValidationError as problem:
-            raise ArtefactError(f"{file} is damaged: {problem.errors()[0]['msg']}") from problem
+            first = problem.errors()[0]
+            place = ".".join(str(key)[:80] for key in first["loc"])
+            raise ArtefactError(f"{file} is damaged: {place}: {first['msg']}") from problem
+        for complaint in _disagreements(manifest):
+            raise ArtefactError(f"{file} is damaged: {complaint}")
+        return manifest
 
 
 def versions() -> dict[str, str]:
@@ -216,77 +152,77 @@ def versions() -> dict[str, str]:
     }
 
 
-def verify(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    """ArtefactError names the first file that is missing, foreign, changed or cut short."""
-    for _, problem in damage(folder, files):
-        raise ArtefactError(problem)
+def _json(file: Path) -> Any:
+    """What a JSON file holds; ArtefactError when it is none, huge, or says a thing twice."""
+    try:
+        with file.open("rb") as content:
+            text = content.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ArtefactError(f"{file} is damaged: it has more than {LARGEST:,} bytes")
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except FileNotFoundError as problem:
+        raise ArtefactError(f"{file.parent} is not an artefact: it has no {MANIFEST}") from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ArtefactError(f"{file} is damaged: {problem}") from problem
 
 
-def damage(
-    folder: Path, files: Mapping[str, FileRecord], read: Callable[[int], None] = lambda size: None
-) -> Iterator[tuple[str, str]]:
-    """Each file that is missing, foreign, changed or cut short, and what to do about it.
-
-    `read` is told of the bytes that were read, a piece at a time; what is quick to see comes first.
-    """
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(files.keys() - there):
-        yield name, f"{folder / name} is missing: copy the whole artefact again"
-    for name in sorted(there - files.keys() - {MANIFEST}):
-        yield name, f"{folder / name} does not belong to the artefact: remove it"
-    whole: dict[str, FileRecord] = {}
-    for name in sorted(files.keys() & there):
-        size = (folder / name).stat().st_size
-        if size == files[name].size:
-            whole[name] = files[name]
-            continue
-        yield (
-            name,
-            f"{folder / name} has {size:,} bytes and should have {files[name].size:,}: "
-            "copy it again, or compile again",
-        )
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda name: sha256_of(folder / name, read), whole)
-        for (name, record), digest in zip(whole.items(), digests, strict=True):
-            if digest != record.sha256:
-                yield (
-                    name,
-                    f"{folder / name} was changed: its digest is {digest[:12]}..., not "
-                    f"{record.sha256[:12]}...; copy it again, or compile again",
-                )
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} is said twice")
+    return found
 
 
-def check_fit(folder: Path, manifest: Manifest) -> None:
-    """ArtefactError when the code is not for this machine, or lacks its weights."""
-    again = "run `triptych compile` again on this machine"
-    theirs, ours = manifest.versions["torch"], str(torch.__version__)
-    if _release(theirs) != _release(ours):
-        raise ArtefactError(f"{folder} was compiled by torch {theirs}, and this is {ours}: {again}")
-    lacking = manifest.target.lacking(Target.here(manifest.target.device))
-    if lacking:
-        raise ArtefactError(f"{folder} was compiled for {', '.join(lacking)}: {again}")
-    if manifest.backend == "tensorrt":
-        built, found = manifest.versions["tensorrt"], _tensorrt()
-        if built != found:
-            raise ArtefactError(
-                f"{folder} was built by TensorRT {built}, and here is {found or 'none'}: {again}"
-            )
-    if not manifest.weights:
-        raise ArtefactError(f"{folder} was made without weights: compile again with --weights")
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
-def sha256_of(path: Path, read: Callable[[int], None] = lambda size: None) -> str:
-    """SHA-256 of a file; `read` is told of the bytes, a piece at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            read(len(chunk))
-    return digest.hexdigest()
+def _disagreements(manifest: Manifest) -> Iterator[str]:
+    """What a manifest says that its other parts do not bear out."""
+    needed = {"torch", *(["tensorrt"] if manifest.backend == "tensorrt" else [])}
+    for tool in sorted(needed - manifest.versions.keys()):
+        yield f"no release of {tool}"
+    named = dict[str, str]()  # file -> what names it
+    for name, method in manifest.methods.items():
+        named |= {method.program: f"the method {name}", method.code: f"the method {name}"}
+        for parameter in sorted(set(method.parameters) - manifest.parameters.keys()):
+            yield f"{parameter} of {name} is no parameter"
+        for given in method.inputs.values():
+            for size in given.sizes:
+                if isinstance(size, str) and size not in manifest.limits:
+                    yield f"{size} of {name} has no limits"
+    for user in ("tokens", "questions"):
+        if manifest.spec.get(user):
+            named[f"tokenizer/{_vocabulary(manifest.spec[user])}"] = f"the spec of {user}"
+    weights = manifest.weights
+    held = dict[str, tuple[int, ...]]()
+    for binding in weights.bindings:
+        for parameter in binding.holds.keys() & held.keys():
+            yield f"{parameter} lies in two tensors"
+        held |= binding.holds
+    for parameter, port in manifest.parameters.items():
+        if held.get(parameter, port.sizes) != port.sizes:
+            yield f"{parameter} is {port.sizes} to the methods, and {held[parameter]} in its file"
+    if weights.kind != "none":
+        for parameter in sorted(manifest.parameters.keys() - held.keys()):
+            yield f"{parameter} lies nowhere"
+        inside = weights.kind == "inside"
+        known = manifest.files if inside else weights.files
+        for file in {binding.file for binding in weights.bindings}:
+            if file is None or file not in known:
+                yield f"the file {file} of weights is not listed"
+    for file, by in named.items():
+        if file not in manifest.files:
+            yield f"the file {file} that {by} names is not listed"
 
 
-def _release(torch_version: str) -> tuple[str, ...]:
-    return tuple(torch_version.partition("+")[0].split(".")[:2])
+def _vocabulary(tokens: Any) -> str:
+    """The file of a tokenizer, as the spec names it."""
+    tokenizer = tokens.get("tokenizer") if isinstance(tokens, dict) else None
+    found = tokenizer.get("path", tokenizer.get("name")) if isinstance(tokenizer, dict) else None
+    return str(found)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -310,15 +246,6 @@ def _capability() -> set[str]:
         return set()
     major, minor = torch.cuda.get_device_capability()
     return {f"sm{major}{minor}"}
-
-
-def _tensorrt() -> str | None:
-    """The release of TensorRT that is installed."""
-    if not util.find_spec("tensorrt"):
-        return None
-    import tensorrt
-
-    return str(tensorrt.__version__)
 
 
 _FEATURES = {"cpu": _instruction_sets, "cuda": _capability}

@@ -31,9 +31,10 @@ from .artefact import ENGINES, Artefact, opened
 from .base import BackendError, Executable, Limit, Method, Missing, Port
 from .engines import UPDATED
 from .exporting import examples, export, export_flat, parameter_ports
+from .from_job import FromJob
 from .job import Job
 from .manifest import Target
-from .packing import Progress, State, compared, finish, pack, save_program, silent, writing
+from .packing import Progress, State, compared, finish, silent, writing
 from .toolchain import cache_folder
 
 NEEDED = (2, 14)
@@ -286,8 +287,9 @@ class TensorRT:
         self._temporary.append(tempfile.TemporaryDirectory(prefix="triptych-"))
         return self.build(job, Path(self._temporary[-1].name) / "artefact").executable
 
-    def build(self, job: Job, folder: Path) -> Artefact:
-        """Write the artefact of a job, whole or not at all.
+    def build(self, job: Job, folder: Path, *, link: bool = False) -> Artefact:
+        """Write the artefact of a job, whole or not at all; with `link`, weights stay in the files
+        that they were read from.
 
         BackendError names the method that TensorRT cannot build.
         """
@@ -295,27 +297,27 @@ class TensorRT:
             what = "parts in precisions of their own" if job.in_parts else "8-bit weights"
             raise BackendError(f"{self.name} does not run {what}: choose eager, inductor or aot")
         limits = engine_limits(job.limits, job.spec, self.batch, self.slots)
+        origin = FromJob(job, link)
         steps = len(job.methods) + 1
         with writing(folder) as beside:
             (beside / ENGINES).mkdir()
-            programs: dict[str, str] = {}
             code: dict[str, str] = {}
             for done, name in enumerate(job.methods):
                 self.progress(f"build {name}", done, steps)
+                origin.program(name, beside)
                 made = program(job, name, limits)
-                programs[name] = save_program(made, beside, name)
                 code[name] = f"{ENGINES}/{name}.engine"
                 engine = build_engine(job, name, made, limits, cache_folder("tensorrt"))
                 (beside / code[name]).write_bytes(engine)
             self.progress("compare with eager", steps - 1, steps)
             gpu, tools = Target.here("cuda"), releases()
-            manifest = pack(job, beside, self.name, gpu, programs, code, tools, limits)
+            manifest = origin.pack(beside, self.name, gpu, code, tools, limits)
             states = {file: State("built") for file in code.values()}
-            if job.has_weights:
-                errors = compared(job, opened(beside, manifest), limits)
+            if reference := origin.reference():
+                errors = compared(origin, reference, opened(beside, manifest), limits)
                 device = torch.cuda.get_device_name()
                 states = {
-                    file: State("executed", device, {name: errors[name]})
+                    file: State("executed", device, origin.against, {name: errors[name]})
                     for name, file in code.items()
                 }
             finish(manifest, beside, states)

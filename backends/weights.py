@@ -15,8 +15,10 @@ from ..compiler.weights import Shape, names, shape_of
 from ..dsl.diagnostics import nearest
 from ..dsl.published import Form, Interleaved, Joined, Squeezed, Transposed
 from ..dsl.recipe import Recipe
+from .bindings import taken_apart as apart
 from .checkpoint import checkpoints
 from .headers import WeightsError, fitted, tensors_at
+from .records import FormRecord
 
 VOCABULARY = ("lm.embed.weight", "lm.head.weight")
 """The tables with a row for each entry of the vocabulary."""
@@ -28,6 +30,7 @@ class Place:
 
     file: Path
     name: str
+    shape: Shape
     holds: tuple[str, ...]
     form: Form
 
@@ -71,7 +74,9 @@ class Weights:
             lines = "\n  ".join(fit.problems)
             raise WeightsError(f"{source} does not fit {recipe.name}:\n  {lines}")
         places = tuple(
-            Place(found[t.name].file, found[t.name].name, t.holds, t.form) for t in fit.wanted
+            Place(there.file, there.name, there.shape, t.holds, t.form)
+            for t in fit.wanted
+            for there in [found[t.name]]
         )
         return cls(source, places, shapes)
 
@@ -145,18 +150,21 @@ def as_published(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[tupl
 
 def taken_apart(form: Form, tensor: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
     """What a published tensor holds, in these shapes."""
+    return apart(form_of(form), tensor, shapes)
+
+
+def form_of(form: Form) -> FormRecord:
+    """A form of the language as a manifest says it."""
     match form:
-        case Transposed():
-            return (tensor.T,)
-        case Squeezed():
-            return (tensor.reshape(shapes[0]),)
         case Joined(groups=groups):
-            rows = [shape[0] // groups for shape in shapes]
-            grouped = tensor.unflatten(0, (groups, -1)).split(rows, dim=1)
-            return tuple(part.flatten(0, 1) for part in grouped)
+            return FormRecord(kind="joined", groups=groups)
         case Interleaved(parts=parts, groups=groups):
-            return (tensor.unflatten(0, (groups, parts, -1)).transpose(0, 1).flatten(0, 2),)
-    return (tensor,)
+            return FormRecord(kind="interleaved", parts=parts, groups=groups)
+        case Transposed():
+            return FormRecord(kind="transposed")
+        case Squeezed():
+            return FormRecord(kind="squeezed")
+    return FormRecord()
 
 
 def put_together(form: Form, tensors: Sequence[Tensor]) -> Tensor:

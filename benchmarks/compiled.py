@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from unittest import mock
 
 from triptych.backends import backend
 from triptych.backends.aot import Aot
-from triptych.backends.artefact import opened
+from triptych.backends.artefact import PackageExecutable
 from triptych.backends.base import Executable
 from triptych.backends.job import Job, job
 from triptych.backends.manifest import MANIFEST, Manifest
@@ -26,8 +25,7 @@ def executable(name: str, recipe: Recipe, work: Job, keep: Path) -> Executable:
         return backend(name).compile(work)
     folder = artefact(recipe, work, keep)
     state = work.lowered.module.state_dict()
-    with mock.patch("triptych.backends.artefact.weights", return_value=state):
-        return opened(folder, Manifest.read(folder / MANIFEST))
+    return PackageExecutable(folder, Manifest.read(folder / MANIFEST), state)
 
 
 def artefact(recipe: Recipe, work: Job, keep: Path) -> Path:

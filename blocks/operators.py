@@ -169,7 +169,7 @@ def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
     if _forms.kv_update == "operator" and torch.compiler.is_compiling():
         _kv_update(cache_BHSD, new_BHTD, start_B)
     else:
-        _scatter_slots(cache_BHSD, new_BHTD, start_B)
+        write_slots(cache_BHSD, new_BHTD, start_B)
 
 
 def linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -237,14 +237,15 @@ def _masked_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
     return out_1HND.squeeze(0).transpose(0, 1)
 
 
-def _scatter_slots(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
+def write_slots(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
+    """What the operator `triptych::kv_update` does, in plain tensor code."""
     slot_BT = start_B[:, None] + torch.arange(new_BHTD.shape[2], device=start_B.device)
     cache_BHSD.scatter_(2, slot_BT[:, None, :, None].expand_as(new_BHTD), new_BHTD)
 
 
 @torch.library.custom_op("triptych::kv_update", mutates_args={"cache"})
 def _kv_update(cache: Tensor, new: Tensor, start: Tensor) -> None:
-    _scatter_slots(cache, new, start)
+    write_slots(cache, new, start)
 
 
 @_kv_update.register_fake

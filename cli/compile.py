@@ -1,19 +1,18 @@
-"""`triptych compile`: a recipe becomes an artefact."""
+"""`triptych compile`: a recipe becomes an artefact, or an artefact one for this machine."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..backends import BACKENDS, able
-from ..dsl.load import load_recipe
-from .coverage import report
 from .executing import (
     dtype_option,
     job_of,
@@ -28,13 +27,17 @@ if TYPE_CHECKING:
     from ..backends.aot import Aot
     from ..backends.artefact import Artefact
     from ..backends.job import Job
+    from ..backends.packing import Progress
     from ..backends.tensorrt import TensorRT
 
 EXAMPLES = """\b
 Examples:
   triptych compile scenes --backend aot --weights runs/scenes --out scenes.artefact
   triptych compile qwen2_vl_2b --backend aot --weights Qwen2-VL-2B-Instruct/ --dtype bf16 --out out/
-  triptych compile qwen2_vl_72b --backend aot --out programs/      no weights: programs only
+  triptych compile qwen2_vl_2b --backend aot --weights Qwen2-VL-2B-Instruct/ --link --out small/
+  triptych compile qwen2_vl_72b --backend aot --out programs/      weights come later
+  triptych compile programs/ --weights Qwen2-VL-72B-Instruct/ --link --out qwen72/
+  triptych compile scenes.artefact --out here.artefact             code for this machine and torch
   triptych compile qwen2_vl_72b --backend tensorrt --target sm90 --report-only
   triptych compile my.vlm --backend inductor --random-weights 0    fills the cache of `run`
 
@@ -56,7 +59,7 @@ class Compute(click.ParamType[str]):
 
 
 @click.command("compile", epilog=EXAMPLES)
-@click.argument("recipe")
+@click.argument("model", metavar="RECIPE|ARTEFACT")
 @click.option(
     "--backend", type=click.Choice(list(BACKENDS)), help="What to compile for; else the mode says."
 )
@@ -64,6 +67,11 @@ class Compute(click.ParamType[str]):
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the artefact."
 )
 @weights_option
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Leave the weights in your files, and keep their digests: they must stay as they are.",
+)
 @random_option
 @mode_option
 @dtype_option
@@ -84,10 +92,11 @@ class Compute(click.ParamType[str]):
 )
 @json_option
 def compile_command(
-    recipe: str,
+    model: str,
     backend: str | None,
     out: Path | None,
     weights: Path | None,
+    link: bool,
     random_weights: int | None,
     mode: str | None,
     dtype: str | None,
@@ -99,10 +108,27 @@ def compile_command(
 ) -> None:
     """Compile a mode of RECIPE to code that answers without the recipe.
 
-    Without weights an artefact has its programs only: enough to see that a model of any size
-    compiles.
+    Without weights an artefact has its programs and its code: enough to see that a model of any
+    size compiles, and weights may come later. Of an ARTEFACT, the programs inside are compiled
+    again, for this machine and this release of torch.
     """
-    loaded = load_recipe(recipe, amend=amend)
+    from ..backends.manifest import MANIFEST
+
+    if link and weights is None:
+        raise click.UsageError("--link is for files of your own: name them with --weights")
+    if (Path(model) / MANIFEST).exists():
+        given = {"--random-weights": random_weights, "--mode": mode, "--dtype": dtype}
+        given |= {"--set": amend or None, "--target": target, "--converters": converters}
+        given |= {"--report-only": report_only or None, "--json": as_json or None}
+        if decided := [name for name, value in given.items() if value is not None]:
+            raise click.UsageError(f"{', '.join(decided)}: decided when the artefact was compiled")
+        _compile_again(Path(model), backend, out, weights, link)
+        return
+
+    from ..dsl.load import load_recipe
+    from .coverage import report
+
+    loaded = load_recipe(model, amend=amend)
     mode = mode_of(loaded, mode)
     backend = backend or loaded.modes[mode].target.call
     if report_only:
@@ -132,27 +158,49 @@ def compile_command(
     if out is None:
         _fill_cache(job)
     else:
-        _say(_build(backend, job, out), time.perf_counter() - started)
+        with _watched() as progress:
+            made = _builder(backend, progress).build(job, out, link=link)
+        _say(made, time.perf_counter() - started)
 
 
-def _build(backend: str, job: Job, out: Path) -> Artefact:
+def _compile_again(
+    folder: Path, backend: str | None, out: Path | None, weights: Path | None, link: bool
+) -> None:
+    """Code for this machine, from the programs inside an artefact."""
+    from ..backends.aot import Aot
+    from ..backends.artefact import Artefact
+
+    if backend not in (None, "aot"):
+        raise click.UsageError(
+            f"{backend} compiles recipes: of an artefact, --backend aot makes code"
+        )
+    if not out:
+        raise click.UsageError("give the new artefact a folder with --out")
+    able("aot")
+    artefact = Artefact(folder)
+    started = time.perf_counter()
+    with _watched() as progress:
+        made = Aot(progress).rebuild(artefact, out, weights, link=link)
+    _say(made, time.perf_counter() - started)
+
+
+@contextmanager
+def _watched() -> Iterator[Progress]:
+    """What is to be told of each step: a bar for a person, lines for a pipe."""
     if not sys.stderr.isatty():
-        return _builder(
-            backend, lambda step, done, of: click.echo(f"{done:>3}/{of} {step}", err=True)
-        ).build(job, out)
+        yield lambda step, done, of: click.echo(f"{done:>3}/{of} {step}", err=True)
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description:>24}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("compile")
-        return _builder(
-            backend,
-            lambda step, done, of: bars.update(bar, description=step, completed=done, total=of),
-        ).build(job, out)
+        yield lambda step, done, of: bars.update(bar, description=step, completed=done, total=of)
 
 
-def _builder(backend: str, progress: Callable[[str, int, int], None]) -> Aot | TensorRT:
+def _builder(backend: str, progress: Progress) -> Aot | TensorRT:
     if backend == "aot":
         from ..backends.aot import Aot
 
@@ -177,16 +225,19 @@ def _fill_cache(job: Job) -> None:
 def _say(artefact: Artefact, seconds: float) -> None:
     manifest = artefact.manifest
     size = sum(record.size for record in manifest.files.values())
-    errors = {
-        name: error for record in manifest.files.values() for name, error in record.errors.items()
-    }
+    known = [record for record in manifest.files.values() if record.errors]
+    errors = {name: error for record in known for name, error in record.errors.items()}
     table(
         [
             (name, str(len(method.parameters)), f"{errors[name]:.1e}" if errors else "not run")
             for name, method in manifest.methods.items()
         ],
-        ("method", "parameters", "off eager by"),
+        ("method", "parameters", f"off {known[0].against if known else 'eager'} by"),
     )
     click.echo(f"{artefact.folder}  {size / 1e6:,.1f} MB, {seconds:.0f} s")
-    if not manifest.weights:
-        click.echo("It has no weights: compile with --weights to run it.")
+    weights = manifest.weights
+    if weights.kind == "linked":
+        own = sum(content.size for content in weights.files.values())
+        click.echo(f"It takes its weights from {weights.source}, {own / 1e6:,.1f} MB.")
+    if weights.kind == "none":
+        click.echo("It has no weights yet: run it with --weights PATH.")

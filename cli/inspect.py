@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .fewer_bits import fewer_bits
 from .output import echo_json, heading, json_option, table
 
 if TYPE_CHECKING:
-    from ..backends.manifest import FileRecord, Manifest, MethodRecord
+    from ..backends.manifest import Manifest
+    from ..backends.records import FileRecord, MethodRecord, WeightsRecord
 
 EXAMPLES = """\b
 Examples:
@@ -34,7 +37,8 @@ LARGE = 2**28
 @click.pass_context
 def inspect_command(context: click.Context, artefact: Path, as_json: bool) -> None:
     """Say what ARTEFACT is and what it needs, and verify the digest of every file."""
-    from ..backends.manifest import MANIFEST, ArtefactError, Manifest, check_fit, damage
+    from ..backends.manifest import MANIFEST, ArtefactError, Manifest
+    from ..backends.verification import check_fit, damage
 
     manifest = Manifest.read(artefact / MANIFEST)
     with _reading(sum(record.size for record in manifest.files.values())) as read:
@@ -57,14 +61,15 @@ def inspect_command(context: click.Context, artefact: Path, as_json: bool) -> No
 def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -> None:
     spec, recipe, target = manifest.spec, manifest.recipe, manifest.target
     count = len(manifest.quantized)
-    precision = manifest.dtype + (f", {count} weights in 8 bits" if count else "")
+    precision = manifest.dtype + (f", {count} weights in few bits" if count else "")
+    backend = manifest.backend + (f" ({manifest.profile})" if manifest.profile != "shared" else "")
     heading("ARTEFACT")
     table(
         [
             ("recipe", f"{recipe.name}, mode {recipe.mode}, digest {recipe.digest}"),
             ("format", str(manifest.format)),
             ("made by", ", ".join(f"{tool} {one}" for tool, one in manifest.versions.items())),
-            ("target", f"{manifest.backend}, {target.device}, {target.system} {target.machine}"),
+            ("target", f"{backend}, {target.device}, {target.system} {target.machine}"),
             ("needs", " ".join(target.features) or "nothing more"),
             ("precision", precision),
             ("here", f"cannot run: {lacks}" if lacks else "can run"),
@@ -82,15 +87,9 @@ def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -
     heading("\nSIZES")
     table([(name, str(limit)) for name, limit in manifest.sizes.items()])
     heading("\nPARAMETERS")
-    files = dict.fromkeys(manifest.weights.values(), 0)
-    for file in manifest.weights.values():
-        files[file] += 1
-    table([(file, f"{number} parameters, by their names") for file, number in files.items()])
-    if not files:
-        click.echo("none: the artefact was made without weights")
-    if manifest.rounding:
-        off = ", ".join(f"{name} {error:.1e}" for name, error in manifest.rounding.items())
-        click.echo(f"8 bits bring methods off by: {off}")
+    table(list(_weights(manifest.weights)))
+    for line in fewer_bits(manifest.quantized, manifest.weight_rounding, manifest.rounding):
+        click.echo(line)
     heading("\nHOST")
     table(list(_host(spec)))
     heading("\nFILES")
@@ -100,6 +99,22 @@ def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -
     )
     foreign = [(name, "does not belong") for name in problems if name not in manifest.files]
     table(foreign)
+
+
+def _weights(weights: WeightsRecord) -> Iterator[tuple[str, str]]:
+    """A row for each file that holds parameters."""
+    if weights.kind == "none":
+        yield "nowhere yet", f"{len(weights.bindings)} tensors: `triptych run --weights PATH`"
+    if weights.kind == "linked":
+        yield "source", f"{weights.source}, the user's own files"
+    for file in dict.fromkeys(binding.file for binding in weights.bindings if binding.file):
+        of_file = [binding for binding in weights.bindings if binding.file == file]
+        held = sum(len(binding.holds) for binding in of_file)
+        other = Counter(binding.form.kind for binding in of_file if binding.form.kind != "same")
+        forms = ", ".join(f"{count} {kind}" for kind, count in other.items())
+        row = f"{held} parameters in {len(of_file)} tensors" + (f", {forms}" if forms else "")
+        linked = weights.files.get(file)
+        yield file, row + (f", digest {linked.sha256[:12]}" if linked else "")
 
 
 def _inputs(name: str, method: MethodRecord) -> Iterator[tuple[str, str, str, str]]:
@@ -153,7 +168,7 @@ def _file(
 ) -> tuple[str, str, str, str, str]:
     state = record.state + (f" on {record.device}" if record.device else "")
     if record.errors:
-        state += f", off eager by at most {max(record.errors.values()):.1e}"
+        state += f", off {record.against} by at most {max(record.errors.values()):.1e}"
     now = "DAMAGED" if name in problems else "as written"
     return name, f"{record.size:,}", record.sha256[:12], state, now
 

@@ -37,6 +37,7 @@ Examples:
   triptych run scenes.artefact --image scene.png --prompt "Describe this image."
   triptych run qwen2_vl_2b --weights Qwen2-VL-2B-Instruct/ --image a.png --prompt "What is this?"
   triptych run scenes.artefact --interactive
+  triptych run linked.artefact --weights /mnt/Qwen2-VL-2B-Instruct/ --prompt "Who are you?"
   triptych run scenes.artefact --batch questions.jsonl > answers.jsonl
   triptych run internvl_14b --mode retrieval_c --weights IN/ --image a.png --text "a fox"
   triptych run find.artefact --image a.png --ref "the dog" --draw b.png
@@ -117,7 +118,8 @@ def run_command(
 
     A mode that compares pictures with texts prints how well they go together, one that only looks
     writes what it makes of the pictures. A recipe is compiled with --backend and needs weights; an
-    artefact has everything inside.
+    artefact has everything inside, unless it was made without weights, or links to your own files
+    and those have moved: --weights says where they are.
     """
     from ..backends.generation import Session
 
@@ -181,13 +183,14 @@ def _session(model: str, compiling: dict[str, Any]) -> AnySession:
 
     folder = Path(model)
     if (folder / MANIFEST).exists():
+        weights = compiling.pop("weights")
         given = [name for name, value in compiling.items() if value not in (None, ())]
         if given:
             options = ", ".join(
                 f"--{'set' if n == 'amend' else n.replace('_', '-')}" for n in given
             )
             raise click.UsageError(f"{options}: decided when the artefact was compiled")
-        return Artefact(folder).session()
+        return Artefact(folder, weights).session()
 
     from ..backends.embedding import session_of
     from ..dsl.load import load_recipe

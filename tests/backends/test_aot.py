@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from triptych.backends.aot import Aot, exported
+from triptych.backends.aot import Aot
 from triptych.backends.artefact import PACKAGE, Artefact
 from triptych.backends.base import BackendError
+from triptych.backends.exporting import exported
+from triptych.backends.from_job import FromJob
 from triptych.backends.job import job
 from triptych.backends.manifest import MANIFEST, ArtefactError, Manifest, Target
 from triptych.backends.packing import compared, writing
@@ -180,34 +182,37 @@ def changed(folder: Path, **update: object) -> None:
 def test_code_for_another_processor_is_refused(copy):
     target = Target.here()
     changed(copy, target=target.model_copy(update={"features": (*target.features, "avx1024")}))
-    with pytest.raises(ArtefactError, match=r"compiled for avx1024: run `triptych compile` again"):
+    said = r"compiled for avx1024: make code for this machine with `triptych compile .*copy --out"
+    with pytest.raises(ArtefactError, match=said):
         _ = Artefact(copy).executable
 
 
 def test_code_of_another_torch_is_refused(copy):
     changed(copy, versions={**Manifest.read(copy / MANIFEST).versions, "torch": "2.1.0"})
-    with pytest.raises(ArtefactError, match=r"by torch 2\.1\.0.*run `triptych compile` again"):
+    with pytest.raises(
+        ArtefactError, match=r"by torch 2\.1\.0.*`triptych compile .*copy --out NEW`"
+    ):
         _ = Artefact(copy).executable
 
 
 def test_a_manifest_of_a_later_format_is_refused(copy):
     content = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps({**content, "format": content["format"] + 1}))
-    with pytest.raises(ArtefactError, match=r"reads 2: run `triptych compile` again"):
+    with pytest.raises(ArtefactError, match=r"reads 3: run `triptych compile` again"):
         Artefact(copy)
 
 
 def test_a_build_that_fails_leaves_nothing(tiny_job, tmp_path, monkeypatch):
-    monkeypatch.setattr("triptych.backends.aot.compiled", lambda program: 1 / 0)
+    monkeypatch.setattr("triptych.backends.aot.compiled", lambda program, given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Aot().build(tiny_job, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_code_that_differs_from_eager_is_no_artefact(tiny_job, artefact, monkeypatch):
+def test_code_that_differs_from_eager_is_no_artefact(tiny_job, eager, artefact, monkeypatch):
     monkeypatch.setattr("triptych.backends.packing.difference", lambda ours, theirs: 0.5)
     with pytest.raises(BackendError, match=r"vision_image differs from eager by 0\.5"):
-        compared(tiny_job, artefact.executable)
+        compared(FromJob(tiny_job), eager, artefact.executable, tiny_job.limits)
 
 
 def test_other_files_are_not_overwritten(tmp_path):

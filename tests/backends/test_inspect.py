@@ -10,87 +10,21 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from triptych.backends.base import Limit, Method, Port
-from triptych.backends.manifest import (
-    FORMAT,
-    MANIFEST,
-    ArtefactError,
-    LimitRecord,
-    Manifest,
-    MethodRecord,
-    RecipeRecord,
-    Target,
-    check_fit,
-    versions,
-)
-from triptych.backends.packing import State, finish
+from triptych.backends.manifest import FORMAT, MANIFEST, ArtefactError, Manifest, Target, versions
+from triptych.backends.verification import check_fit
 from triptych.cli.inspect import inspect_command
 
-CONTENT = {
-    "aoti/methods.pt2": b"machine code",
-    "programs/decode.pt2": b"a program",
-    "tokenizer/qwen.tiktoken": b"a vocabulary",
-    "weights/00001.safetensors": b"numbers",
-}
-CACHE = Port(("batch", 2, "slots", 16), torch.float32)
-DECODE = Method(
-    "decode",
-    {"text.tokens": Port(("batch", 1), torch.int64), "cache.0.k": CACHE, "cache.0.v": CACHE},
-    ("logits",),
-    ("lm.embed.weight", "lm.norm.weight"),
-)
-SPEC = {
-    "tokens": {"tokenizer": {"call": "tiktoken", "name": "qwen.tiktoken"}},
-    "inputs": {
-        "image": {
-            "kind": "image",
-            "size": {"call": "native", "multiple": 28, "cap": None},
-            "views": {"image": {"patch": 14, "mean": [0.48145466], "std": [0.26862954]}},
-        }
-    },
-    "layout": ["chatml"],
-    "limits": {"context": 512, "batch": [1, 4], "history": None},
-    "sampling": {"call": "greedy", "repetition_penalty": 1.0},
-}
+from .small import CONTENT, DIGEST, rewritten, small
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An artefact whose files are a few bytes: what is said of it is what is tested."""
-    place = tmp_path / "artefact"
-    for name, content in CONTENT.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(content)
-    manifest = Manifest(
-        recipe=RecipeRecord(name="tiny", mode="chat", digest="0123abcd"),
-        backend="aot",
-        versions={**versions(), "c++": "g++ 12"},
-        target=Target.here(),
-        dtype="float32",
-        quantized=("lm.norm.weight",),
-        rounding={"decode": 0.002},
-        methods={"decode": MethodRecord.of(DECODE, "programs/decode.pt2", "aoti/methods.pt2")},
-        limits={
-            "batch": LimitRecord.of(Limit(1, 4)),
-            "slots": LimitRecord.of(Limit(32, 512, 16)),
-        },
-        weights=dict.fromkeys(DECODE.parameters, "weights/00001.safetensors"),
-        spec=SPEC,
-        files={},
-    )
-    finish(manifest, place, {"aoti/methods.pt2": State("executed", "Xeon", {"decode": 3e-7})})
-    return place
+    """A small artefact."""
+    return small(tmp_path / "artefact")
 
 
 def inspect(*arguments):
     return CliRunner().invoke(inspect_command, list(map(str, arguments)))
-
-
-def rewritten(folder, **update):
-    """The manifest as another machine would have written it."""
-    manifest = Manifest.read(folder / MANIFEST).model_copy(update=update)
-    (folder / MANIFEST).write_text(manifest.text(), encoding="utf-8")
-    return manifest
 
 
 def test_a_person_reads_all_that_the_manifest_knows(folder):
@@ -98,16 +32,17 @@ def test_a_person_reads_all_that_the_manifest_knows(folder):
     assert done.exit_code == 0, done.output
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     for said in (
-        "recipe tiny, mode chat, digest 0123abcd",
+        f"recipe tiny, mode chat, digest {DIGEST}",
         f"format {FORMAT}",
-        "precision float32, 1 weights in 8 bits",
+        "precision float32, 1 weights in few bits",
         "here can run",
         "decode text.tokens int64 [batch, 1]",
         "decode cache.0.k ... cache.0.v (2) float32 [batch, 2, slots, 16] updated in place",
         "decode 2 parameters yields logits",
         "slots 32 to 512 in steps of 16",
-        "weights/00001.safetensors 2 parameters, by their names",
-        "8 bits bring methods off by: decode 2.0e-03",
+        "weights/00001.safetensors 2 parameters in 2 tensors",
+        "lm: 1 linear layer in int4(group: 64), weights off full precision by 9.0e-02",
+        "methods off full precision by: decode 2.0e-03",
         "tokens tiktoken(name: qwen.tiktoken)",
         "image image, native(multiple: 28)",
         "image(patch: 14, mean: [0.4815], std: [0.2686])",
@@ -174,7 +109,7 @@ def test_another_format_is_refused_with_what_to_do(folder, number):
     (folder / MANIFEST).write_text(json.dumps({**content, "format": number}))
     said = str(inspect(folder).exception)
     assert f"has format {number}, and this version of triptych reads {FORMAT}" in said
-    assert "run `triptych compile` again" in said
+    assert "run `triptych compile` again from the recipe" in said
 
 
 def test_what_cannot_run_here_is_whole_all_the_same(folder):
@@ -182,15 +117,15 @@ def test_what_cannot_run_here_is_whole_all_the_same(folder):
     rewritten(folder, target=target.model_copy(update={"features": ("avx1024",)}))
     done = inspect(folder)
     assert done.exit_code == 0
-    assert "was compiled for avx1024: run `triptych compile` again" in done.output
+    assert "was compiled for avx1024: make code for this machine" in done.output
 
 
 @pytest.mark.parametrize("found", [None, "10.9"])
 def test_engines_of_another_tensorrt_are_refused(folder, monkeypatch, found):
-    monkeypatch.setattr("triptych.backends.manifest._tensorrt", lambda: found)
+    monkeypatch.setattr("triptych.backends.verification._tensorrt", lambda: found)
     made = {**versions(), "tensorrt": "11.1"}
     manifest = rewritten(folder, backend="tensorrt", versions=made)
-    said = rf"built by TensorRT 11\.1, and here is {found or 'none'}: run `triptych compile` again"
+    said = rf"built by TensorRT 11\.1, and here is {found or 'none'}: build eng"
     with pytest.raises(ArtefactError, match=said):
         check_fit(folder, manifest)
 
@@ -199,7 +134,9 @@ def test_engines_for_another_gpu_are_refused(folder):
     target = Target(device="cuda", system=Target.here().system, machine="x86_64", features=("sm1",))
     target = target.model_copy(update={"machine": Target.here().machine})
     manifest = rewritten(folder, backend="tensorrt", target=target)
-    with pytest.raises(ArtefactError, match="was compiled for sm1: run `triptych compile` again"):
+    with pytest.raises(
+        ArtefactError, match=r"compiled for sm1: build engines on this machine with `"
+    ):
         check_fit(folder, manifest)
 
 

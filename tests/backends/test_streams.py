@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from triptych.backends.aot import Aot, exported
+from triptych.backends.aot import Aot
 from triptych.backends.eager import Eager
+from triptych.backends.exporting import exported
 from triptych.backends.inductor import Inductor
 from triptych.backends.packing import TOLERANCE
 

@@ -1,0 +1,206 @@
+"""The parameters of an artefact, from the files that hold them: inside, or the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .base import Port
+from .manifest import ArtefactError, Manifest
+from .records import Binding, Content, FormRecord, PortRecord, WeightsRecord
+from .stored import Shape, WeightsError, misfits, tensors_in
+from .verification import known_digest
+
+Placed: TypeAlias = Sequence[tuple[Path, Binding]]
+"""Tensors, each with the file that it lies in."""
+
+
+def parameters_of(folder: Path, manifest: Manifest, given: Path | None = None) -> dict[str, Tensor]:
+    """Every parameter, mapped from its file into memory where it lies there as it is needed.
+
+    `given` is where the user's own files are: those that were linked, which may have moved, or
+    those of an artefact that was made without. ArtefactError or WeightsError name what is not
+    there, was changed, or does not fit.
+    """
+    ports = {name: record.port() for name, record in manifest.parameters.items()}
+    return dict(read(placed(folder, manifest, given), ports))
+
+
+def placed(folder: Path, manifest: Manifest, given: Path | None) -> Placed:
+    """Where each tensor lies, in files that were seen to be the right ones."""
+    weights = manifest.weights
+    if weights.kind == "inside":
+        if given:
+            raise ArtefactError(f"{folder} has its weights inside: leave out --weights {given}")
+        return [(folder / str(binding.file), binding) for binding in weights.bindings]
+    if weights.kind == "linked":
+        return list(_linked(folder, weights, given))
+    if given is None:
+        raise ArtefactError(
+            f"{folder} was made without weights: say where they are, --weights PATH"
+        )
+    if manifest.quantized:
+        raise ArtefactError(
+            f"{folder} keeps {len(manifest.quantized)} weights in fewer bits, which are made of "
+            "whole ones where a recipe is compiled: run `triptych compile RECIPE --weights "
+            f"{given}` again"
+        )
+    return _fitting(manifest, given)
+
+
+def read(placed: Placed, ports: Mapping[str, Port]) -> Iterator[tuple[str, Tensor]]:
+    """Each of these parameters with its tensor, file by file."""
+    for file in dict.fromkeys(file for file, _ in placed):
+        try:
+            with safe_open(file, framework="pt") as content:
+                for binding in (one for where, one in placed if where == file):
+                    if ports.keys() & binding.holds.keys():
+                        tensor = content.get_tensor(binding.tensor)
+                        yield from _parameters(file, binding, tensor, ports)
+        except (OSError, SafetensorError) as problem:
+            raise WeightsError(f"{file} cannot be read as safetensors: {problem}") from problem
+
+
+def linked_as(source: Path, placed: Placed) -> WeightsRecord:
+    """Tensors that stay in the user's own files, each file by its digest.
+
+    `source` is the file, or the folder that the files are below.
+    """
+    root = source.parent if source.is_file() else source
+    files = {file.relative_to(root).as_posix(): file for file, _ in placed}
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(known_digest, files.values())
+        contents = {
+            name: Content(sha256=digest, size=file.stat().st_size)
+            for (name, file), digest in zip(files.items(), digests, strict=True)
+        }
+    bindings = tuple(
+        binding.model_copy(update={"file": file.relative_to(root).as_posix()})
+        for file, binding in placed
+    )
+    return WeightsRecord(kind="linked", bindings=bindings, source=str(source), files=contents)
+
+
+def taken_apart(form: FormRecord, tensor: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """What a tensor of a file holds, in these shapes."""
+    match form.kind:
+        case "transposed":
+            return (tensor.T,)
+        case "squeezed":
+            return (tensor.reshape(shapes[0]),)
+        case "joined":
+            rows = [shape[0] // form.groups for shape in shapes]
+            grouped = tensor.unflatten(0, (form.groups, -1)).split(rows, dim=1)
+            return tuple(part.flatten(0, 1) for part in grouped)
+        case "interleaved":
+            parts = tensor.unflatten(0, (form.groups, form.parts, -1))
+            return (parts.transpose(0, 1).flatten(0, 2),)
+    return (tensor,)
+
+
+def _parameters(
+    file: Path, binding: Binding, tensor: Tensor, ports: Mapping[str, Port]
+) -> Iterator[tuple[str, Tensor]]:
+    """The wanted parameters of one tensor, in the precision that the code takes."""
+    shapes = list(binding.holds.values())
+    if tuple(tensor.shape) != binding.shape:
+        raise WeightsError(
+            f"{binding.tensor} of {file} is {list(tensor.shape)}, and should be "
+            f"{list(binding.shape)}"
+        )
+    try:
+        parts = taken_apart(binding.form, tensor, shapes)
+    except (RuntimeError, IndexError) as problem:
+        raise WeightsError(f"{binding.tensor} of {file}: {problem}") from problem
+    if [tuple(part.shape) for part in parts] != shapes:
+        raise WeightsError(f"{binding.tensor} of {file} does not hold {', '.join(binding.holds)}")
+    for name, part in zip(binding.holds, parts, strict=True):
+        if name not in ports:
+            continue
+        wanted = ports[name].dtype
+        if part.dtype != wanted and not (part.is_floating_point() and wanted.is_floating_point):
+            raise WeightsError(f"{binding.tensor} of {file} is {part.dtype}, and not {wanted}")
+        yield name, part.to(wanted).contiguous()
+
+
+def _linked(
+    folder: Path, weights: WeightsRecord, given: Path | None
+) -> Iterator[tuple[Path, Binding]]:
+    """The user's own files, each still the one that the artefact was made with."""
+    source = given or Path(str(weights.source))
+    places = {name: source / name for name in weights.files}
+    if source.is_file() and len(places) == 1:
+        places = dict.fromkeys(places, source)
+    for name, content in weights.files.items():
+        _check_linked(folder, places[name], content)
+    for binding in weights.bindings:
+        yield places[str(binding.file)], binding
+
+
+def _check_linked(folder: Path, file: Path, content: Content) -> None:
+    """ArtefactError unless a file is the one that was linked."""
+    if not file.is_file():
+        raise ArtefactError(
+            f"{file}, which {folder} takes its weights from, is not there: say where it is now, "
+            "--weights PATH"
+        )
+    size = file.stat().st_size
+    if size != content.size:
+        said = f"it has {size:,} bytes, not {content.size:,}"
+    elif (found := known_digest(file)) != content.sha256:
+        said = f"its digest is {found[:12]}..., not {content.sha256[:12]}..."
+    else:
+        return
+    raise ArtefactError(
+        f"{file} is not the file that {folder} was made with: {said}; give that file, or compile "
+        "the recipe again with this one"
+    )
+
+
+def _fitting(manifest: Manifest, given: Path) -> Placed:
+    """The tensors of files that an artefact without weights is given; WeightsError where they do
+    not fit.
+
+    They may have our names or the published ones; all that they hold must have its place.
+    """
+    weights = manifest.weights
+    apart = [(given / one.folder, one.under) for one in weights.repositories]
+    folders = apart if any(folder.is_dir() for folder, _ in apart) else [(given, "")]
+    found = tensors_in(folders)
+    bindings = weights.bindings
+    published = {binding.tensor for binding in bindings}
+    shapes = {name: _shape(record) for name, record in manifest.parameters.items()}
+    if any(name in found for name in shapes if name not in published):
+        bindings = tuple(
+            Binding(tensor=name, shape=shape, holds={name: shape}) for name, shape in shapes.items()
+        )
+    wanted = [one for one in bindings if shapes.keys() & one.holds.keys()]
+    ignored = [_pattern(text) for text in weights.ignored]
+    problems = misfits(
+        {one.tensor: one.shape for one in wanted},
+        found,
+        known={*published, *(name for one in weights.bindings for name in one.holds)},
+        ignored=lambda name: any(pattern.fullmatch(name) for pattern in ignored),
+    )
+    if problems:
+        lines = "\n  ".join(problems)
+        raise WeightsError(f"{given} does not fit {manifest.recipe.name}:\n  {lines}")
+    return [
+        (found[one.tensor].file, one.model_copy(update={"tensor": found[one.tensor].name}))
+        for one in wanted
+    ]
+
+
+def _shape(record: PortRecord) -> Shape:
+    return tuple(int(size) for size in record.sizes)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A pattern of names, in which `*` stands for any text."""
+    return re.compile("(.+)".join(map(re.escape, text.split("*"))))
