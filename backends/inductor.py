@@ -5,6 +5,9 @@ features and the length of a prompt are ranges inside it; the slots of the cache
 are fixed, each in a bucket of its own (torch takes a size of 1 for a constant, and a static cache
 gives the better decode). Whatever else torch wants to specialise is an error or a counted graph,
 never a silent slow-down.
+
+Blocks that repeat are compiled once (`blocks/regions.py`): the code of 28 takes little longer to
+make than that of two.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.operators import lowering
+from ..blocks.regions import compiled_once
 from .base import Executable, Method, Missing
 from .exporting import linear_form
 from .job import Job
@@ -71,7 +75,7 @@ class InductorExecutable(Executable):
         fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
         bucket: Bucket = (method.name, tuple(fixed.items()))
         # Guards hold the form in which a graph was traced: later calls must be made in it too.
-        with lowering(kv_update="scatter", linear=linear_form(method.name)):
+        with lowering(kv_update="scatter", linear=linear_form(method.name)), compiled_once():
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
             self._compiled[bucket] = self._made(bucket, self._modules[method.name])

@@ -4,6 +4,7 @@ Shape suffixes: B batch, T queries, S keys (tokens of the sequence, or slots of 
 H heads, K key-value heads, D head width.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -53,22 +54,12 @@ class DecoderAttention(nn.Module):
         self.v = Linear(width, kv_heads * head_dim, bias=qkv_bias)
         self.o = Linear(heads * head_dim, width, bias=False)
 
-    def forward(
-        self,
-        x_BTW: Tensor,
-        cos_BTD: Tensor,
-        sin_BTD: Tensor,
-        mask_BTS: Tensor | None,
-        cache: LayerCache | None = None,
-        start_B: Tensor | None = None,
-        scale_BT: Tensor | None = None,
-    ) -> Tensor:
-        """From [B, T, W] to [B, T, W]; with a cache, keys and values go to the slots from `start`.
+    def heads(
+        self, x_BTW: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, scale_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, D], keys and values [B, K, T, D], turned by their places.
 
         With `scale`, each query is multiplied by that of its place.
-
-        The queries then attend over the cache, never over the new keys alone: a compiler that saw
-        a cache written and not read could leave it stale.
         """
         q_BHTD, k_BKTD, v_BKTD = (
             project(x_BTW).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -79,10 +70,26 @@ class DecoderAttention(nn.Module):
         q_BHTD, k_BKTD = (rotate(x, cos_B1TD, sin_B1TD) for x in (q_BHTD, k_BKTD))
         if scale_BT is not None:
             q_BHTD = q_BHTD * scale_BT[:, None, :, None].to(q_BHTD.dtype)
-        if cache is not None:
-            assert start_B is not None
-            for kept, new in zip(cache, (k_BKTD, v_BKTD), strict=True):
-                kv_update(kept, new, start_B)
-            k_BKTD, v_BKTD = cache
-        out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask_BTS, group=self.group)
+        return q_BHTD, k_BKTD, v_BKTD
+
+    def forward(
+        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | None
+    ) -> Tensor:
+        """What the queries find where the mask lets them look, [B, T, W]."""
+        out_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, mask_BTS, group=self.group)
         return self.o(out_BHTD.transpose(1, 2).flatten(2))
+
+
+def written(keys: Sequence[Tensor], cache: LayerCache | None, start_B: Tensor | None) -> LayerCache:
+    """The keys and values to attend over; with a cache, all of it, the new ones from `start` on.
+
+    The queries then attend over the cache, never over the new keys alone: a compiler that saw a
+    cache written and not read could leave it stale.
+    """
+    k_BKTD, v_BKTD = keys
+    if cache is None:
+        return k_BKTD, v_BKTD
+    assert start_B is not None
+    for kept, new in zip(cache, (k_BKTD, v_BKTD), strict=True):
+        kv_update(kept, new, start_B)
+    return cache

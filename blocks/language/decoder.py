@@ -12,7 +12,8 @@ from torch.nn import functional
 from ..feed_forward import GatedFeedForward
 from ..norms import NORMS
 from ..recompute import through
-from .attention import DecoderAttention, LayerCache
+from ..regions import region
+from .attention import DecoderAttention, LayerCache, written
 
 
 class Embed(nn.Module):
@@ -63,8 +64,21 @@ class DecoderBlock(nn.Module):
         scale_BT: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]."""
-        h_BTW = self.norm1(x_BTW)
-        x_BTW = x_BTW + self.attn(h_BTW, cos_BTD, sin_BTD, mask_BTS, cache, start_B, scale_BT)
+        q_BHTD, *keys = self.heads(x_BTW, cos_BTD, sin_BTD, scale_BT)
+        return self._mixed(x_BTW, q_BHTD, *written(keys, cache, start_B), mask_BTS)
+
+    @region
+    def heads(
+        self, x_BTW: Tensor, cos_BTD: Tensor, sin_BTD: Tensor, scale_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries, keys and values of what comes in, up to where keys may be kept."""
+        return self.attn.heads(self.norm1(x_BTW), cos_BTD, sin_BTD, scale_BT)
+
+    @region
+    def _mixed(
+        self, x_BTW: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None
+    ) -> Tensor:
+        x_BTW = x_BTW + self.attn(q_BHTD, k, v, mask_BTS)
         return x_BTW + self.mlp(self.norm2(x_BTW))
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..norms import NORMS
 from ..operators import attend
 from ..recompute import through
-from .attention import LayerCache, cache_mask
+from ..regions import region
+from .attention import LayerCache, cache_mask, written
 from .decoder import DecoderBlock
 
 
@@ -132,8 +133,23 @@ class QueryBlock(DecoderBlock):
         place_BQ: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]; `place` says where the queries stand, if they look."""
-        h_BTW = self.norm1(x_BTW)
-        x_BTW = x_BTW + self.attn(h_BTW, cos_BTD, sin_BTD, mask_BTS, cache, start_B)
+        q_BHTD, *keys = self.heads(x_BTW, cos_BTD, sin_BTD)
+        rest = (mask_BTS, seen_MPC, picture_B, place_BQ)
+        return self._looked(x_BTW, q_BHTD, *written(keys, cache, start_B), *rest)
+
+    @region
+    def _looked(
+        self,
+        x_BTW: Tensor,
+        q_BHTD: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask_BTS: Tensor | None,
+        seen_MPC: Tensor | None,
+        picture_B: Tensor | None,
+        place_BQ: Tensor | None,
+    ) -> Tensor:
+        x_BTW = x_BTW + self.attn(q_BHTD, k, v, mask_BTS)
         if self.cross is not None and seen_MPC is not None:
             assert place_BQ is not None
             place_BQW = place_BQ[..., None].expand(-1, -1, x_BTW.shape[2])

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..feed_forward import FeedForward
+from ..linear import Linear
 from ..norms import NORMS
 from ..operators import picture_attention, segment_attention
 from ..recompute import through
+from ..regions import region
 from ..rotary import rotate
 
 
@@ -38,13 +40,13 @@ class VisionAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias and k_bias)
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias and k_bias)
         apart = qkv_bias and not k_bias
         self.q_bias = nn.Parameter(torch.zeros(width)) if apart else None
         self.v_bias = nn.Parameter(torch.zeros(width)) if apart else None
         self.q_norm = NORMS[qk_norm](width, qk_eps) if qk_norm else None
         self.k_norm = NORMS[qk_norm](width, qk_eps) if qk_norm else None
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(
         self,
@@ -110,6 +112,7 @@ class VisionBlock(nn.Module):
         self.ls2 = nn.Parameter(torch.ones(width)) if layer_scale else None
         self.checkpoint = False
 
+    @region
     def forward(self, x_XW: Tensor, *segments: Tensor, kept: Tensor | None = None) -> Tensor:
         """As it came; `segments` are the ids of packed patches, then the cosines and sines.
 

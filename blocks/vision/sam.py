@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..feed_forward import FeedForward
 from ..norms import NORMS
 from ..operators import map_attention
+from ..regions import region
 from .encoder import run_blocks
 
 
@@ -69,6 +70,7 @@ class SamBlock(nn.Module):
         self.mlp = FeedForward(width, ffn, act)
         self.checkpoint = False
 
+    @region
     def forward(self, x_MPW: Tensor) -> Tensor:
         """From [M, P, W] to [M, P, W]."""
         x_MRCW = self.norm1(x_MPW).unflatten(1, self.grid)
