@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from triptych.backends import backend
@@ -29,11 +30,18 @@ def executable(name: str, recipe: Recipe, work: Job, keep: Path) -> Executable:
 
 
 def artefact(recipe: Recipe, work: Job, keep: Path) -> Path:
-    """The folder of an artefact without weights for a job, built unless it is there."""
+    """The folder of an artefact without weights for the methods of a job, built unless there."""
     folder = keep / f"aot-{work.digest[:16]}"
     if not (folder / MANIFEST).exists():
-        bare = job(recipe, work.mode, dtype=work.dtype)
+        whole = job(recipe, work.mode, dtype=work.dtype)
+        bare = replace(whole, methods={name: whole.methods[name] for name in work.methods})
         Aot(lambda step, done, of: print(f"{done:>3}/{of} {step}", file=sys.stderr)).build(
             bare, folder
         )
     return folder
+
+
+def stills(work: Job) -> Job:
+    """The job without the methods that look at clips."""
+    kept = {name: one for name, one in work.methods.items() if name != "vision_video"}
+    return replace(work, methods=kept)

@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from triptych.backends.generation import Session
 from triptych.backends.job import Job, job
 from triptych.benchmarks.answers import Timed, answered, endless, question
-from triptych.benchmarks.compiled import executable
+from triptych.benchmarks.compiled import executable, stills
 from triptych.benchmarks.limits import product_rate, read_bandwidth
 from triptych.blocks.input.processor import Processor
 from triptych.compiler.costing import Shapes
@@ -171,7 +171,7 @@ def main() -> None:
 
     changes = [f"lm.depth = {options.depth}", "vit.depth = 1", "chat.target = eager()"]
     recipe = load_recipe("qwen2_vl_2b", amend=changes)
-    work = job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype])
+    work = stills(job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype]))
     processor = endless(Processor(work.spec))
     made = executable(options.backend, recipe, work, options.keep or Path(folder.name))
     bench = Bench(Session(made, processor, work.spec), work, options.new, options.runs)

@@ -32,7 +32,7 @@ import torch
 from triptych.backends.generation import Session
 from triptych.backends.job import Job, job
 from triptych.benchmarks.answers import Timed, answered, endless, question
-from triptych.benchmarks.compiled import executable
+from triptych.benchmarks.compiled import executable, stills
 from triptych.benchmarks.limits import product_rate, read_bandwidth
 from triptych.benchmarks.peer import SIZES, ask_peer, peer_inputs, peer_model
 from triptych.blocks.input.processor import Processor
@@ -73,15 +73,16 @@ class Row:
         )
 
 
-def operations(recipe: Recipe, work: Job, side: int, text: int) -> int:
-    """What the maths of a prompt takes, one multiplication and one addition being two: a picture
-    through tower and adapter, and all tokens through the language model, each attending to all."""
+def operations(recipe: Recipe, work: Job, side: int, text: int) -> dict[str, int]:
+    """What the maths of a prompt takes by method, one multiplication and one addition being two: a
+    picture through tower and adapter, all tokens through the language model, each attending to all.
+    """
     sample = Sample((Item("image", (side, side)),), text, text)
     sizes = shapes_of(recipe, recipe.modes["chat"], sample, 1)
     sizes = Shapes({**sizes.values, "slots": sizes.values["length"]}, sizes.segments)
     methods = ("vision_image", "project", "prefill")
     program = work.lowered.program
-    return sum(answering(program, method, sizes, "f32").total for method in methods)
+    return {method: answering(program, method, sizes, "f32").total for method in methods}
 
 
 def main() -> None:
@@ -105,7 +106,7 @@ def main() -> None:
     keep = options.keep or Path(folder.name)
 
     recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "chat.target = eager()"])
-    work = job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype])
+    work = stills(job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype]))
     processor = endless(Processor(work.spec))
     sample = question(processor, options.text, options.pixels)
 
@@ -134,7 +135,7 @@ def main() -> None:
 
     state, decode = work.lowered.module.state_dict(), work.methods["decode"]
     size = sum(state[name].nbytes for name in decode.parameters)
-    todo = operations(recipe, work, options.pixels, options.text)
+    todo = sum(operations(recipe, work, options.pixels, options.text).values())
     print(
         f"{options.size}, {options.dtype}, {options.threads} threads: {sample.length} tokens in, "
         f"{todo / 1e12:.3g} TFLOP; {options.new} out, {size / 1e9:.3g} GB each"
