@@ -91,7 +91,8 @@ class FromJob:
             versions={**versions(), **tools},
             target=target,
             dtype=_name(job.dtype),
-            quantized=dict.fromkeys(job.quantized, "int8"),
+            quantized={name: str(storage) for name, storage in job.quantized.items()},
+            weight_rounding=dict(job.weight_rounding),
             rounding=dict(job.rounding),
             methods={
                 name: MethodRecord.of(method, program_file(name), code[name])

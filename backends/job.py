@@ -19,6 +19,8 @@ from ..compiler.pipeline import for_inference
 from ..compiler.precision import coarsest
 from ..compiler.quantization import quantized
 from ..compiler.text import text_of_methods
+from ..compiler.rounding import Rounding, relative
+from ..compiler.storage import Storage
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
@@ -47,10 +49,13 @@ class Job:
     methods: Mapping[str, Method]
     limits: Mapping[str, Limit]
     resources: Path | None
-    quantized: tuple[str, ...] = ()
-    """The weights that are kept in 8 bits."""
+    quantized: Mapping[str, Storage] = field(default_factory=dict)
+    """How the weights are kept that are kept in few bits."""
+    weight_rounding: Mapping[str, float] = field(default_factory=dict)
+    """For each part, how far few bits bring its weights off: of all that are so kept, the root of
+    the squares of what is changed, as a share of the root of their own."""
     rounding: Mapping[str, float] = field(default_factory=dict)
-    """How far 8 bits bring each method off what it yields without them; as in `difference`."""
+    """How far few bits bring each method off what it yields without them; as in `difference`."""
     weights: Weights | None = None
     """The files that its weights were read from."""
     unbound: WeightsRecord = field(kw_only=True)
@@ -94,7 +99,7 @@ class Job:
             "limits": {name: str(limit) for name, limit in self.limits.items()},
             "spec": self.spec,
             "dtype": str(self.dtype),
-            "quantized": self.quantized,
+            "quantized": {name: str(storage) for name, storage in self.quantized.items()},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -133,8 +138,8 @@ def job(
         unbound=unbound(recipe),
     )
     used = lowered.module.state_dict()
-    fewer = tuple(name for name in quantized(recipe, recipe.modes[mode]) if name in used)
-    return _in_8_bits(made, fewer)
+    few = quantized(recipe, recipe.modes[mode])
+    return _in_few_bits(made, {name: few[name] for name in few if name in used})
 
 
 def job_from(
@@ -161,21 +166,31 @@ def _in_one(recipe: Recipe, mode: str, dtype: torch.dtype) -> Recipe:
     return recipe.model_copy(update={"modes": {**recipe.modes, mode: changed}})
 
 
-def _in_8_bits(job: Job, weights: tuple[str, ...]) -> Job:
-    """The job with these weights in 8 bits, and how far that brings its methods off.
+def _in_few_bits(job: Job, held: Mapping[str, Storage]) -> Job:
+    """The job with these weights in few bits, and how far that brings its methods off.
 
     The job that it is made from shares its modules, and is of no use afterwards.
     """
-    if not weights:
+    if not held:
         return job
     given = {name: probe(method, job.limits, job.tokens) for name, method in job.methods.items()}
     before = _yielded(job, given) if job.has_weights else {}
-    lowered = job.lowered.quantized(weights)
-    methods = _outsides(lowered)
-    made = replace(job, lowered=lowered, methods=methods, quantized=weights)
-    after = _yielded(made, given) if before else {}
+    lowered, changed = job.lowered.quantized(held)
+    made = replace(job, lowered=lowered, methods=_outsides(lowered), quantized=held)
+    if not before:
+        return made
+    after = _yielded(made, given)
     rounding = {name: difference(after[name], before[name]) for name in before}
-    return replace(made, rounding=rounding)
+    return replace(made, weight_rounding=_by_part(changed), rounding=rounding)
+
+
+def _by_part(changed: Mapping[str, Rounding]) -> dict[str, float]:
+    """The error of all weights of each part together."""
+    parts = dict.fromkeys(name.partition(".")[0] for name in changed)
+    return {
+        part: relative(one for name, one in changed.items() if name.partition(".")[0] == part)
+        for part in parts
+    }
 
 
 def _yielded(job: Job, given: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

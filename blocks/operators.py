@@ -8,7 +8,8 @@ another form traces inside `lowering(...)`.
 
 Shape suffixes: N patches, H heads, D head width, B batch, T queries, S keys (or slots of a cache),
 K key-value heads, G segments of one length, L that length, Q a slice of it; M pictures, then T
-tokens of a picture, or I rows and J columns of a map, whose T = I * J cells are its tokens.
+tokens of a picture, or I rows and J columns of a map, whose T = I * J cells are its tokens. Of
+matrices: R rows, I width that goes in, O width that comes out, P bytes of a row, G groups of a row.
 """
 
 import itertools
@@ -204,6 +205,43 @@ def stream_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None)
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention over the two innermost sizes; the softmax is in float32."""
+def linear_int8(
+    x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None
+) -> Tensor:
+    """As `linear`, of whole numbers times the float32 scale of their output.
+
+    The sum is brought back to the precision of what goes in.
+    """
+    y_RO = functional.linear(x_RI, weight_OI.to(x_RI.dtype)) * scale_O
+    return (y_RO if bias_O is None else y_RO + bias_O).to(x_RI.dtype)
+
+
+def linear_int4(
+    x_RI: Tensor,
+    packed_OP: Tensor,
+    scale_OG: Tensor,
+    zero_OG: Tensor,
+    bias_O: Tensor | None = None,
+) -> Tensor:
+    """As `linear`, of two weights a byte that share a scale and a zero with their group of inputs.
+
+    The matrix is brought to the precision of what goes in, for this one product.
+    """
+    return functional.linear(x_RI, unpacked(packed_OP, scale_OG, zero_OG, x_RI.dtype), bias_O)
+
+
+def unpacked(packed_OP: Tensor, scale_OG: Tensor, zero_OG: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights [O, I] of a matrix in 4 bits: scale * (number - zero), each group its own.
+
+    A byte holds the number, 0 to 15, of input 2p in its low half and that of input 2p + 1 in its
+    high half; the G groups of a row are of one length.
+    """
+    number_OP2 = torch.stack((packed_OP & 15, packed_OP >> 4), dim=-1).to(dtype)
+    number_OGL = number_OP2.flatten(1).unflatten(1, (scale_OG.shape[1], -1))
+    number_OGL.sub_(zero_OG[..., None]).mul_(scale_OG[..., None])
+    return number_OGL.flatten(1)
+
+
     scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

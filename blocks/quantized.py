@@ -1,39 +1,51 @@
-"""Linear layers whose weights are kept in 8 bits, and computed with in the layer's own precision.
+"""Linear layers whose weights are kept in few bits, and computed with in that of what goes in.
 
-Shape suffixes: I width that goes in, O width that comes out.
+Shape suffixes: I width that goes in, O width that comes out, P = I / 2 bytes, G groups of inputs.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+
 from torch import Tensor, nn
-from torch.nn import functional
 
-LARGEST = 127
-"""Weights are whole numbers from its negative to this: a scale that is the same on both sides."""
+from .operators import linear_int4, linear_int8
 
 
-class Int8Linear(nn.Module):
-    """A linear layer of whole numbers `weight` [O, I], times a float32 `scale` of each output, [O].
+class QuantizedLinear(nn.Module):
+    """A linear layer that holds these tensors in place of its matrix."""
 
-    The sum is brought back to the precision of what goes in.
-    """
+    bias: nn.Parameter | None
+
+    def __init__(self, held: Mapping[str, Tensor], bias: nn.Parameter | None) -> None:
+        """`held` by the names that `forward` uses; the bias stays as it is."""
+        super().__init__()
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor)
+        self.bias = bias
+
+
+class Int8Linear(QuantizedLinear):
+    """Whole numbers `weight` [O, I] in int8, times a float32 `scale` [O] of each output."""
 
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """The weights of `linear`, each brought to the nearest of 255 steps."""
-        super().__init__()
-        exact_OI = linear.weight.detach().float()
-        largest_O = exact_OI.abs().amax(1)
-        scale_O = torch.where(largest_O > 0, largest_O / LARGEST, torch.ones_like(largest_O))
-        whole_OI = (exact_OI / scale_O[:, None]).round().clamp(-LARGEST, LARGEST)
-        self.register_buffer("weight", whole_OI.to(torch.int8))
-        self.register_buffer("scale", scale_O)
-        self.bias = linear.bias
+    def forward(self, x_I: Tensor) -> Tensor:
+        """From [..., I] to [..., O]."""
+        return linear_int8(x_I, self.weight, self.scale, self.bias)
+
+
+class Int4Linear(QuantizedLinear):
+    """Numbers of 0 to 15, two a byte: `weight` [O, P] in uint8, as `operators.unpacked` reads them.
+
+    Each group of inputs has a bfloat16 `scale` [O, G] and a `zero` [O, G], of 0 to 15 in uint8.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
 
     def forward(self, x_I: Tensor) -> Tensor:
         """From [..., I] to [..., O]."""
-        y_O = functional.linear(x_I, self.weight.to(x_I.dtype)) * self.scale
-        return (y_O if self.bias is None else y_O + self.bias).to(x_I.dtype)
+        return linear_int4(x_I, self.weight, self.scale, self.zero, self.bias)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .fewer_bits import fewer_bits
+
 if TYPE_CHECKING:
     from ..backends.job import Job
     from ..dsl.recipe import Recipe
@@ -50,8 +52,7 @@ def job_of(
         raise click.UsageError("give --weights or --random-weights, not both")
     source = random_weights if weights is None else weights
     job = job_from(recipe, mode, source, None if dtype is None else PRECISIONS[dtype])
-    if job.rounding:
-        off = ", ".join(f"{name} {error:.1e}" for name, error in job.rounding.items())
-        layers = f"{len(job.quantized)} linear layers in 8 bits"
-        click.echo(f"{layers}; off full precision: {off}", err=True)
+    kept = {name: str(storage) for name, storage in job.quantized.items()}
+    for line in fewer_bits(kept, job.weight_rounding, job.rounding):
+        click.echo(line, err=True)
     return job

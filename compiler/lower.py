@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,7 @@ from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
 from ..blocks.operators import linear
-from ..blocks.quantized import Int8Linear
+from ..blocks.quantized import Int4Linear, Int8Linear, QuantizedLinear
 from ..blocks.splice import splice
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
@@ -41,6 +41,8 @@ from ..blocks.vision.sam import SamBlocks
 from ..dsl.stages import Lora
 from . import ops
 from .graph import Graph, Program
+from .rounding import Rounding, rounded
+from .storage import Storage
 from .types import Size
 
 
@@ -387,15 +389,21 @@ class Lowered:
             for name, tensor in self.module.state_dict(keep_vars=True).items():
                 tensor.copy_(initial(name, self.program.parameters[name], seed))
 
-    def quantized(self, weights: Iterable[str]) -> Lowered:
-        """The same with these matrices in 8 bits, once their layers hold what they should."""
-        for name in weights:
+    def quantized(self, held: Mapping[str, Storage]) -> tuple[Lowered, dict[str, Rounding]]:
+        """The same with these matrices in few bits, and what that changes in each of them.
+
+        This one, whose layers hold what they should, is of no use afterwards.
+        """
+        changed = dict[str, Rounding]()
+        for name, storage in held.items():
             path = name.removesuffix(".weight")
             above, _, last = path.rpartition(".")
-            linear = self.module.get_submodule(path)
-            assert isinstance(linear, nn.Linear), f"{path} is not linear"
-            self.module.get_submodule(above).add_module(last, Int8Linear(linear))
-        return replace(self, methods=_methods(self.program, self.module, self.dtype))
+            layer = self.module.get_submodule(path)
+            assert isinstance(layer, nn.Linear), f"{path} is not linear"
+            kind: type[QuantizedLinear] = Int4Linear if storage.bits == 4 else Int8Linear
+            tensors, changed[name] = rounded(layer.weight.detach(), storage)
+            self.module.get_submodule(above).add_module(last, kind(tensors, layer.bias))
+        return replace(self, methods=_methods(self.program, self.module, self.dtype)), changed
 
     def merged(self) -> dict[str, Tensor]:
         """Every parameter by name, with low-rank changes added in: what inference loads."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
+from types import MappingProxyType
 
 from .costing import Said, Shapes, feed, run
 from .costs.kernels import ITEMS
@@ -12,6 +14,7 @@ from .costs.tape import Phase, Tape, Value, contiguous
 from .graph import Program
 from .plan import StagePlan
 from .precision import of_part
+from .storage import Storage
 
 WIDE = 4
 """Bytes of a number of masters, moments and summed gradients: all are float32."""
@@ -136,12 +139,18 @@ def training_step(
 
 
 def answering(
-    program: Program, method: str, shapes: Shapes, said: Said, eight: Collection[str] = ()
+    program: Program,
+    method: str,
+    shapes: Shapes,
+    said: Said,
+    quantized: Mapping[str, Storage] = MappingProxyType({}),
 ) -> Measure:
-    """One call of a method of a mode, its caches counted in; `eight` names weights in 8 bits."""
+    """One call of a method of a mode, its caches counted in; `quantized` says what is so kept."""
     tape = Tape()
     live = _weights(tape, program, said)
-    live |= {name: replace(live[name], item=1) for name in eight}
+    for name, storage in quantized.items():
+        sizes, _ = storage.held(*live[name].sizes)["weight"]
+        live[name] = replace(live[name], sizes=sizes, strides=contiguous(sizes), item=1)
     live |= {name: live[tied] for name, tied in program.ties.items()}
     graph = program.methods[method]
     inputs = feed(tape, graph, shapes, said)

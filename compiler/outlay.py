@@ -132,8 +132,19 @@ class ModeOutlay:
 
     @property
     def peak(self) -> int:
-        """The most memory at once, weights included."""
-        return self.weights + max(self.cache + one.peak for one in self.methods.values())
+        """The most memory at once: weights, cache, a call, and what calls before it have made.
+
+        What the towers yield is kept for later turns, what comes behind them until it is fed.
+        """
+        seen = self._made("vision_")
+        kept = {"project": seen, "decode": seen, "prefill": seen + self._made("project")}
+        calls = (
+            one.peak + kept.get(name.partition("_")[0], 0) for name, one in self.methods.items()
+        )
+        return self.weights + self.cache + max(calls)
+
+    def _made(self, before: str) -> int:
+        return sum(one.made for name, one in self.methods.items() if name.startswith(before))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with all figures."""
@@ -249,11 +260,11 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
     sample, tokens = sample_of(recipe, f"mode {name}", mode, asked)
     said: Said = mode.target.precision
     shapes = shapes_of(recipe, mode, sample, asked.rows)
-    eight = quantized(recipe, mode)
+    few = quantized(recipe, mode)
     a_token, cache = _cache(program, said, shapes)
     unseen = {one for one in recipe.inputs if one not in {item.medium for item in sample.items}}
     methods = {
-        method: answering(program, method, one_call(method, shapes), said, eight)
+        method: answering(program, method, one_call(method, shapes), said, few)
         for method in program.methods
         if method.partition("_")[2] not in unseen
     }
@@ -265,8 +276,8 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
     weights = 0
     for one, param in program.parameters.items():
         item = item_of(said, one)
-        if one in eight:
-            weights += param.count + item * param.shape[0]
+        if one in few:
+            weights += few[one].size(*param.shape)
         elif one in used:
             weights += item * param.count
     return ModeOutlay(

@@ -19,6 +19,12 @@ def stated(recipe: Recipe, path: str, text: str) -> tuple[Edit, ...]:
     return _added(recipe, block, f"{setting} = {text}") if "." not in setting else ()
 
 
+def replaced(recipe: Recipe, path: str, text: str) -> tuple[Edit, ...]:
+    """Writes something else where a value stands in the author's own text."""
+    span = recipe.span(path)
+    return (Edit(span, text),) if span is not None and _is_home(recipe, span) else ()
+
+
 def listed(recipe: Recipe, path: str, names: Iterable[str]) -> tuple[Edit, ...]:
     """Adds members to the list that a setting is, or may be."""
     block, new = path.partition(".")[0], ", ".join(names)

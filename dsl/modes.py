@@ -78,7 +78,7 @@ class Mode(Model):
     """The resize of still pictures, in place of that of their inputs."""
     sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
     quantize: Quantized = ()
-    """Linear layers that are kept in 8 bits."""
+    """Linear layers that are kept in 8 or 4 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
@@ -103,7 +103,7 @@ class Retrieval(Model):
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
     quantize: Quantized = ()
-    """Linear layers that are kept in 8 bits."""
+    """Linear layers that are kept in 8 or 4 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 
@@ -120,7 +120,7 @@ class Features(Model):
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
     quantize: Quantized = ()
-    """Linear layers that are kept in 8 bits."""
+    """Linear layers that are kept in 8 or 4 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .kinds import CallModel, Selected
-from .reading import Calls, OneOrMore, WordOr
+from .reading import Calls, Measure, OneOrMore, Problem, WordOr, complain
 
 Word = Literal["bf16", "f16", "f32"]
 
@@ -42,7 +42,36 @@ class Int8(CallModel):
     target: Selected
 
 
-Quantized = Annotated[tuple[Annotated[Int8, Calls()], ...], OneOrMore()]
+class Int4(CallModel):
+    """Keeps the linear layers that the target selects in 4 bits.
+
+    Each output has a factor and a zero for every `group` of its inputs.
+    """
+
+    call: Literal["int4"] = "int4"
+    positional: ClassVar[tuple[str, ...]] = ("target",)
+    target: Selected
+    group: Annotated[int, Measure(), Field(ge=16)] = 64
+    """Smaller ones would be as large as 8 bits, with their factors."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Int4":
+        if self.group % 2:
+            complain(
+                Problem(
+                    "V305",
+                    "{it} has groups of an odd size",
+                    (("group", f"{self.group} weights"),),
+                    "two weights of a group are kept in one byte",
+                    f"write `group: {self.group + 1}`",
+                )
+            )
+        return self
+
+
+Fewer = Int8 | Int4
+
+Quantized = Annotated[tuple[Annotated[Int8 | Int4, Calls()], ...], OneOrMore()]
 """Linear layers that are kept in fewer bits than they compute with."""
 
 InPart = Bf16 | F16 | F32

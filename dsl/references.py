@@ -11,7 +11,7 @@ from .kinds import Model, Selector
 from .modes import Features, Mode, Retrieval
 from .objectives import Captioning, Contrastive, Matching, RegionWords
 from .parts import ADAPTERS, ENCODERS, LANGUAGE_MODELS, Decoder, Resized
-from .precision import Int8
+from .precision import Fewer
 from .recipe import Facts
 from .source import Span
 from .stages import By, LayerDecay, Lora, Lr, Stage
@@ -331,7 +331,7 @@ class _References:
         if after is not None:
             self._look_up("F605", after, ("stage",), "a stage", self._span(f"{name}.after"))
 
-    def quantized(self, name: str, entries: Iterable[Int8]) -> None:
+    def quantized(self, name: str, entries: Iterable[Fewer]) -> None:
         """What a mode keeps in fewer bits belongs to parts that are there."""
         for number, entry in enumerate(entries):
             self._selector(entry.target, self._span(f"{name}.quantize", number))

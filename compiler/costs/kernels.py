@@ -51,10 +51,12 @@ def _product(one: Value, other: Value) -> Value:
 
 
 def linear(x: Value, weight: Value, bias: Value | None) -> Value:
-    """x W^T + b over the innermost size; a matrix in 8 bits is first brought to what `x` is."""
-    if weight.item == 1:
+    """x W^T + b over the innermost size; a matrix in few bits is first brought to what `x` is."""
+    if weight.item == 1 and weight.sizes[1] == x.sizes[-1]:
         made = each(linear(x, cast(weight, x.item), None))
         return made if bias is None else add(made, bias)
+    if weight.item == 1:
+        return linear(x, cast(cat([each(weight), each(weight)], -1), x.item), bias)
     if bias is None or not (len(x.sizes) == 2 or x.is_contiguous):
         made = matmul(x, transpose(weight, 0, 1))
         # Behind a product of its own the bias is added in place.

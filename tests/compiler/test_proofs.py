@@ -114,6 +114,8 @@ MISTAKES = {
       quantize = [int8(lm.blocks), int8(lm.blocks.attn.q)]
       target   = eager()
     }""",
+    "F619_group": "amend mode chat { quantize = int4(lm.blocks) target = eager() }",
+    "F619_no_group": "amend mode chat { quantize = int4(vit.blocks, group: 24) target = eager() }",
     "F619_target": "amend mode chat { quantize = int8(lm.blocks) }",
     "F603_kept": STAGE.format("cache = vit.blocks[7..9]"),
     "F603_recomputed": STAGE.format("checkpoint = vit.blocs"),
