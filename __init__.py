@@ -44,8 +44,9 @@ def compile(
     weights: Path | int,
     backend: str = "eager",
     mode: str | None = None,
+    chunk: int | None = None,
 ) -> AnySession:
-    """From a recipe to a session that answers: the whole way in one place.
+    """From a recipe to a session that answers, as that of `load`: the whole way in one place.
 
     `weights` is where they lie (a run of `train`, a `.safetensors` file, a folder of published
     ones) or the seed of random ones. `mode` is the recipe's first unless it is named. MissingError
@@ -54,27 +55,37 @@ def compile(
     from .backends import able
     from .backends.embedding import session_of
     from .backends.job import job_from
+    from .blocks.input.calls import CHUNK
 
     maker = able(backend)
     work = job_from(recipe, mode or next(iter(recipe.modes)), weights)
-    return session_of(maker.compile(work), work.resources, work.spec)
+    return session_of(maker.compile(work), work.resources, work.spec, chunk=chunk or CHUNK)
 
 
-def load(artefact: Path | str) -> AnySession:
+def load(artefact: Path | str, *, chunk: int | None = None) -> AnySession:
     """A session of what `triptych compile` wrote; needs neither the recipe nor the compiler.
 
-    Of a mode that answers, `chat` takes dialogues and gives their answers, `stream` gives one piece
-    by piece, and `conversation` goes on from turn to turn:
+    Of a mode that answers, `chat` takes a dialogue, or a question alone, and what it gives is
+    listened to piece by piece; `text` is all of it. `batch` answers several dialogues at a time,
+    and `conversation` goes on from turn to turn:
 
-        talk = triptych.load("artefact").conversation()
-        for piece in talk.stream("What can you do?"):
+        from triptych.blocks.input.sample import Attachment, Turn
+
+        session = triptych.load("artefact")
+        asked = Turn("user", (Attachment("image", Path("scene.png")), "Describe the picture."))
+        for piece in session.chat([asked]):
             print(piece, end="", flush=True)
 
+        talk = session.conversation()
+        print(talk.chat("What can you do?").text, talk.chat("And what else?").text)
+
+    Prompts longer than `chunk` tokens, 1,024 unless given, are fed in pieces of so many.
     ArtefactError when a file is not what the manifest says, or this machine cannot run it.
     """
     from .backends.artefact import Artefact
+    from .blocks.input.calls import CHUNK
 
-    return Artefact(Path(artefact)).session()
+    return Artefact(Path(artefact)).session(chunk=chunk or CHUNK)
 
 
 def diff(old: Recipe, new: Recipe) -> Difference:

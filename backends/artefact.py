@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..blocks.input.calls import CHUNK
 from ..blocks.operators import attend_segments, stream_linear
 from .base import Executable, Method
 from .bindings import parameters_of
@@ -61,9 +62,11 @@ class Artefact:
         check_fit(self.folder, self.manifest)
         return opened(self.folder, self.manifest, self.weights)
 
-    def session(self) -> AnySession:
-        """What answers, or makes vectors or features."""
-        return session_of(self.executable, self.folder / TOKENIZER, self.manifest.spec)
+    def session(self, *, chunk: int = CHUNK) -> AnySession:
+        """What answers (prompts longer than `chunk` tokens fed in pieces), or makes vectors or
+        features."""
+        folder = self.folder / TOKENIZER
+        return session_of(self.executable, folder, self.manifest.spec, chunk=chunk)
 
 
 def opened(folder: Path, manifest: Manifest, weights: Path | None = None) -> Executable:

@@ -8,6 +8,7 @@ changes a feed, all behind it is fed again. So an answer is that of the whole di
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator
 from hashlib import blake2b
 
@@ -17,7 +18,8 @@ from torch import Tensor
 from ..blocks.input.batch import Prompts
 from ..blocks.input.sample import Sample, Turn
 from .base import Tensors
-from .generation import Answer, Session
+from .generation import Session
+from .reply import Reply
 from .sampling import Chooser, Sampling
 from .sight import Sight, digest
 
@@ -38,40 +40,29 @@ class Conversation:
         self._caches: Tensors = {}
         self._slots = 0
         self._fed: dict[str, Tensor] = {}
+        # Weak: an answer that nobody holds on to is broken off at once.
+        self._reply: weakref.ref[Reply] | None = None
 
     def reset(self) -> None:
         """Forget what was said; pictures that were seen are still known."""
         self.turns = []
 
-    def ask(
+    def chat(
         self,
         turn: Turn | str,
         *,
         new: int | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
-    ) -> Answer:
-        """The answer to what the user says now; both become part of the dialogue."""
-        pieces = self.stream(turn, new=new, sampling=sampling, seed=seed)
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
+    ) -> Reply:
+        """The answer to what the user says now, piece by piece as it is listened to.
 
-    def stream(
-        self,
-        turn: Turn | str,
-        *,
-        new: int | None = None,
-        sampling: Sampling | None = None,
-        seed: int = 0,
-    ) -> Generator[str, None, Answer]:
-        """The same piece by piece. Where the answer is broken off, what was said of it stays.
-
-        InputError and ValueError as of a session; the dialogue is then what it was.
+        What was listened to becomes part of the dialogue, with the question, when the answer ends
+        or is broken off: by `close`, or by the next question. InputError and ValueError as of a
+        session; the dialogue is then what it was.
         """
+        if self._reply and (last := self._reply()):
+            last.close()
         said = Turn("user", (turn,)) if isinstance(turn, str) else turn
         session, turns = self.session, [*self.turns, said]
         new = session.new if new is None else new
@@ -79,26 +70,31 @@ class Conversation:
         prompts = session.prompts([sample])
         telling = session.processor.telling()
         chosen: list[int] = []
-        try:
-            logits_BV = self._prefill(sample, prompts, new)
-            chooser = Chooser(sampling or session.sampling, seed, [0])
-            steps = session.go_on(
-                prompts, logits_BV, self._caches, self._slots, new, [telling], chooser
-            )
-            for (token,) in steps:
-                assert token is not None
-                chosen.append(token)
-                if telling.said:
-                    yield telling.said
-            if piece := telling.end():
-                yield piece
-        finally:
-            # The last token was not fed yet, or not to the end.
-            self._note(prompts, chosen[:-1])
-            text, tokens = session.processor.told(chosen)
-            if chosen:
-                self.turns = [*turns, Turn("assistant", (text,))]
-        return Answer(text, tokens, "stop" if telling.ended else "length", sample.length)
+
+        def pieces() -> Generator[str, None, None]:
+            try:
+                logits_BV = self._prefill(sample, prompts, new)
+                chooser = Chooser(sampling or session.sampling, seed, [0])
+                steps = session.go_on(
+                    prompts, logits_BV, self._caches, self._slots, new, [telling], chooser
+                )
+                for (token,) in steps:
+                    assert token is not None
+                    chosen.append(token)
+                    if telling.said:
+                        yield telling.said
+                if piece := telling.end():
+                    yield piece
+            finally:
+                # The last token was not fed yet, or not to the end.
+                self._note(prompts, chosen[:-1])
+                if chosen:
+                    text, _ = session.processor.told(chosen)
+                    self.turns = [*turns, Turn("assistant", (text,))]
+
+        reply = Reply(pieces(), lambda: session.answer(sample, chosen, telling))
+        self._reply = weakref.ref(reply)
+        return reply
 
     def _prefill(self, sample: Sample, prompts: Prompts, new: int) -> Tensor:
         """The logits behind a prompt, of which only what the cache lacks is fed."""

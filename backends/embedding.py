@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..blocks.input.calls import CHUNK
 from ..blocks.input.media import MediaInput
 from ..blocks.input.pairs import TEXT, written
 from ..blocks.input.processor import Processor
@@ -124,19 +125,24 @@ def _at_least(rows: Tensor, least: int) -> Tensor:
 AnySession = Session | Embedder | Looker
 
 SESSIONS: Mapping[str, Callable[..., AnySession]] = {
-    "chat": lambda executable, resources, spec: Session(
+    "chat": lambda executable, resources, spec, chunk: Session(
+        executable, Processor(spec, resources), spec, chunk=chunk
+    ),
+    "retrieval": lambda executable, resources, spec, chunk: Embedder(
         executable, Processor(spec, resources), spec
     ),
-    "retrieval": lambda executable, resources, spec: Embedder(
-        executable, Processor(spec, resources), spec
-    ),
-    "features": lambda executable, resources, spec: Looker(executable, spec),
+    "features": lambda executable, resources, spec, chunk: Looker(executable, spec),
 }
 """What drives the executable of a mode, by its kind."""
 
 
 def session_of(
-    executable: Executable, resources: Path | None, spec: Mapping[str, Any]
+    executable: Executable,
+    resources: Path | None,
+    spec: Mapping[str, Any],
+    *,
+    chunk: int = CHUNK,
 ) -> AnySession:
-    """What drives an executable, as the mode that it was made from says."""
-    return SESSIONS[spec["kind"]](executable, resources, spec)
+    """What drives an executable, as the mode that it was made from says; `chunk` as of a session
+    that answers, which the others have no use for."""
+    return SESSIONS[spec["kind"]](executable, resources, spec, chunk)

@@ -8,18 +8,19 @@ slot of the cache.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..blocks.input.batch import Prompts
+from ..blocks.input.calls import CHUNK, cache_slots
 from ..blocks.input.ending import Telling
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Sample, Seen, Turn
 from .base import Executable, InputError, Tensors
+from .reply import Answer, Reply
 from .sampling import Chooser, Sampling
 from .sight import Sight
 
@@ -27,23 +28,6 @@ if TYPE_CHECKING:
     from .conversation import Conversation
 
 Dialogue: TypeAlias = Sequence[Turn]
-
-SMALLEST_CACHE = 128
-"""Slots of the smallest cache; each next size doubles, up to what the executable takes."""
-
-CHUNK = 1024
-"""Tokens of a prompt that are fed at a time: masks and activations are no larger than that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said: the text, its tokens without the one that ended it, and why it ended."""
-
-    text: str
-    tokens: tuple[int, ...]
-    ended: Literal["stop", "length"]
-    prompt: int
-    """Tokens of the prompt, features included."""
 
 
 class Session:
@@ -78,17 +62,45 @@ class Session:
 
     def chat(
         self,
+        said: Dialogue | str,
+        *,
+        new: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Reply:
+        """The answer to a dialogue, or to a question alone, piece by piece as it is listened to.
+
+        `new` bounds the tokens of an answer, `sampling` says how they are chosen; both come from
+        the recipe's mode unless they are given. The same seed gives the same answer. InputError
+        when the prompt is too long.
+        """
+        sample = self.processor.prompt([Turn("user", (said,))] if isinstance(said, str) else said)
+        self.check(sample)
+        telling = self.processor.telling()
+        chosen: list[int] = []
+
+        def pieces() -> Generator[str, None, None]:
+            for (token,) in self._tokens([sample], [telling], new, sampling, seed, [0]):
+                assert token is not None
+                chosen.append(token)
+                if telling.said:
+                    yield telling.said
+            if piece := telling.end():
+                yield piece
+
+        return Reply(pieces(), lambda: self.answer(sample, chosen, telling))
+
+    def batch(
+        self,
         dialogues: Sequence[Dialogue],
         *,
         new: int | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> list[Answer]:
-        """The answer to each dialogue, as many at a time as the executable takes.
+        """The answers to several dialogues, as many at a time as the executable takes; as `chat`.
 
-        `new` bounds the tokens of an answer, `sampling` says how they are chosen; both come from
-        the recipe's mode unless they are given. The same seed gives the same answers. InputError
-        when a prompt is too long.
+        Each draws from a seed of its own, that of the first is `chat`'s.
         """
         samples = [self.processor.prompt(turns) for turns in dialogues]
         most = self.executable.limits["batch"].high
@@ -115,32 +127,12 @@ class Session:
                 if token is not None:
                     row.append(token)
         return [
-            self._answer(sample, row, telling)
+            self.answer(sample, row, telling)
             for sample, row, telling in zip(samples, chosen, tellings, strict=True)
         ]
 
-    def stream(
-        self,
-        turns: Dialogue,
-        *,
-        new: int | None = None,
-        sampling: Sampling | None = None,
-        seed: int = 0,
-    ) -> Generator[str, None, Answer]:
-        """The answer to one dialogue piece by piece, as soon as a piece is whole text."""
-        sample = self.processor.prompt(turns)
-        telling = self.processor.telling()
-        chosen: list[int] = []
-        for (token,) in self._tokens([sample], [telling], new, sampling, seed, [0]):
-            assert token is not None
-            chosen.append(token)
-            if telling.said:
-                yield telling.said
-        if piece := telling.end():
-            yield piece
-        return self._answer(sample, chosen, telling)
-
-    def _answer(self, sample: Sample, chosen: list[int], telling: Telling) -> Answer:
+    def answer(self, sample: Sample, chosen: Sequence[int], telling: Telling) -> Answer:
+        """What was said behind a prompt, as far as its tokens were chosen."""
         text, tokens = self.processor.told(chosen)
         return Answer(text, tokens, "stop" if telling.ended else "length", sample.length)
 
@@ -199,26 +191,37 @@ class Session:
             inputs = self.processor.next_inputs(prompts, tokens_B, slot)
             logits_BV = self.executable.fed("decode", inputs | dict(caches))["logits"]
 
+    def check(self, sample: Sample) -> None:
+        """InputError when a prompt is too long, with what takes the room."""
+        limit = self.executable.limits["length"]
+        if sample.length <= limit.high:
+            return
+        media = len(sample.media)
+        shown = sum(
+            self.processor.inputs[seen.input].places(seen, part).patches * len(starts)
+            for seen in sample.media
+            for part, starts in seen.starts.items()
+        )
+        taken = f", {shown} of them for {media} pictures and clips," if media else ""
+        raise InputError(
+            f"a prompt of {sample.length} tokens{taken} is too long: the executable takes {limit}"
+        )
+
     def prompts(self, samples: Sequence[Sample], since: int = 0) -> Prompts:
         """The prompts of samples, those of a batch padded on the left; `since` as there.
 
         InputError when one is too long.
         """
-        limit = self.executable.limits["length"]
+        for sample in samples:
+            self.check(sample)
         longest = max(sample.length for sample in samples)
-        if longest > limit.high:
-            raise InputError(
-                f"a prompt of {longest} tokens is too long: the executable takes {limit}"
-            )
-        return self.processor.prompts(samples, length=max(longest, limit.low), since=since)
+        least = self.executable.limits["length"].low
+        return self.processor.prompts(samples, length=max(longest, least), since=since)
 
     def slots(self, length: int, new: int) -> int:
         """The smallest cache for a prompt and its answer; the largest when none is large enough."""
         limit = self.executable.limits["slots"]
-        slots = min(max(SMALLEST_CACHE, limit.low), limit.high)
-        while slots < min(length + new - 1, limit.high):
-            slots = min(2 * slots, limit.high)
-        return slots
+        return cache_slots(length + new - 1, limit.low, limit.high)
 
     def prefill(
         self, prompts: Prompts, media: Sequence[Seen], caches: Tensors, sight: Sight, since: int = 0
@@ -261,8 +264,10 @@ class Session:
             text = int((used_M < 0).sum())
             features = features[used_M[text:].to(features.device)]
             numbers = {"text.feature_index": (place_BT - text).clamp(min=-1)}
-        lacking = max(0, self.executable.limits["features"].low - len(features))
-        return {"features": functional.pad(features, (0, 0, 0, lacking))} | numbers
+        lacking = self.executable.limits["features"].low - len(features)
+        if lacking > 0:
+            features = functional.pad(features, (0, 0, 0, lacking))
+        return {"features": features} | numbers
 
 
 def _seen(prompts: Prompts) -> Tensor:

@@ -47,7 +47,7 @@ def predict(
     spec = dict(made.spec)
     session = Session(Eager().compile(made), Processor(spec, resources), spec)
     examples = [one for one in _spread(source) if _fits(session, one)]
-    answers = session.chat(
+    answers = session.batch(
         [example.turns[:-1] for example in examples],
         new=min(NEW, session.new),
         sampling=Sampling(),

@@ -1,14 +1,15 @@
 """What towers make of pictures and clips: each is looked at once, and what was seen is kept.
 
 A medium is known by its content, the pixels that its towers are shown. What the towers yield is
-kept under the digest of that; what comes behind them (an adapter, a part that reads what is asked)
-runs for the media that the language model has still to be told of.
+kept under the digest of that, up to a bound in bytes; what comes behind them (an adapter, a part
+that reads what is asked) runs for the media that the language model has still to be told of.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +19,9 @@ from torch.nn import functional
 from ..blocks.input.processor import Processor
 from ..blocks.input.sample import Seen
 from .base import Executable, Limit
+
+KEEP = 2**28
+"""Bytes of what towers yielded that are kept: a hundred pictures of 448 pixels of a model of 2B."""
 
 QUESTION = ("question.tokens", "question.last", "question.picture")
 """What a part that reads is fed of each question: its tokens, where it ends, and its picture."""
@@ -43,17 +47,36 @@ def digest(seen: Seen) -> bytes:
     return hashlib.blake2b(shape.encode() + seen.frames.tobytes(), digest_size=16).digest()
 
 
+class Kept(OrderedDict[bytes, Yielded]):
+    """What towers yielded, by digest; `hold` forgets what was asked for longest ago."""
+
+    def hold(self, used: Iterable[bytes], most: int) -> None:
+        """Of all, keep no more than so many bytes, those in `used` and the latest first."""
+        for key in used:
+            self.move_to_end(key)
+        held = sum(map(_bytes, self.values()))
+        while held > most:
+            _, forgotten = self.popitem(last=False)
+            held -= _bytes(forgotten)
+
+
 class Sight:
     """The features of media; `kept` holds what the towers yielded of each, under its digest."""
 
     def __init__(
-        self, executable: Executable, processor: Processor, spec: Mapping[str, Any]
+        self,
+        executable: Executable,
+        processor: Processor,
+        spec: Mapping[str, Any],
+        *,
+        keep: int = KEEP,
     ) -> None:
-        """As for a session."""
+        """As for a session; `keep` bounds the bytes that stay from one call to the next."""
         self._executable = executable
         self._processor = processor
         self._spec = spec
-        self.kept: dict[bytes, Yielded] = {}
+        self.kept = Kept()
+        self._keep = keep
 
     def features(self, media: Sequence[Seen]) -> Tensor:
         """The rows that take the reserved places: part by part, input by input, in order."""
@@ -72,8 +95,9 @@ class Sight:
         digests = [digest(seen) for seen in media]
         new = {key: seen for key, seen in zip(digests, media, strict=True) if key not in self.kept}
         if new:
-            self.kept |= zip(new, self._looked(name, list(new.values())), strict=True)
+            self.kept.update(zip(new, self._looked(name, list(new.values())), strict=True))
         known = [self.kept[key] for key in digests]
+        self.kept.hold(digests, self._keep)
         yielded = {output: torch.cat([rows[output] for rows in known]) for output in known[0]}
         questions = self._processor.asked(media)
         made: dict[str, list[Tensor]] = {}
@@ -100,7 +124,9 @@ class Sight:
         begin, view = 0, next(iter(each))
         for medium in media:
             end = begin + sum(self._processor.inputs[name].runs(medium)[view])
-            yield self._cut(name, media, yielded, {view: slice(begin, end)})
+            rows = self._cut(name, media, yielded, {view: slice(begin, end)})
+            # Of its own memory: what is kept of one medium must not hold that of all.
+            yield {output: seen.clone() for output, seen in rows.items()}
             begin = end
 
     def _cut(self, name: str, media: Sequence[Seen], yielded: Yielded, rows: Group) -> Yielded:
@@ -200,6 +226,10 @@ def groups(lengths: Sequence[int], limit: Limit) -> Iterator[slice]:
     yield slice(begin, end)
 
 
+def _bytes(yielded: Yielded) -> int:
+    return sum(rows.nbytes for rows in yielded.values())
+
+
 def _view(feed: str) -> str:
     """The view that a feed belongs to: `image` of `image.patches`."""
     return feed.rpartition(".")[0]
@@ -216,6 +246,8 @@ def _about(questions: Mapping[str, Tensor], pictures: slice) -> dict[str, Tensor
 
 def _extended(tensor: Tensor, rows: int) -> Tensor:
     """More rows of zeros; for segment ids, a segment of its own."""
+    if not rows:
+        return tensor
     if tensor.dim() == 1:
         return functional.pad(tensor, (0, rows), value=int(tensor[-1]) + 1)
     return functional.pad(tensor, (*(0, 0) * (tensor.dim() - 1), 0, rows))

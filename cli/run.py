@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..backends import BACKENDS, able
+from ..blocks.input.calls import CHUNK
 from .boxes import Corners, draw_places, found, in_words
 from .executing import (
     dtype_option,
@@ -27,7 +28,7 @@ from .routes import run_routes
 
 if TYPE_CHECKING:
     from ..backends.embedding import AnySession
-    from ..backends.generation import Answer, Session
+    from ..backends.generation import Session
     from ..backends.sampling import Sampling
     from ..blocks.input.places import Place
     from ..blocks.input.sample import Turn
@@ -75,6 +76,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--top-p", type=click.FloatRange(min=0, min_open=True, max=1))
 @click.option("--top-k", type=click.IntRange(min=1))
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    default=CHUNK,
+    show_default=True,
+    help="Tokens of a prompt that are fed at a time: fewer need less memory.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--draw", type=DRAWN, help="Write the last picture with the boxes of the answer.")
 @click.option("--out", type=DRAWN, help="Write vectors or features, as .safetensors.")
@@ -108,6 +116,7 @@ def run_command(
     top_p: float | None,
     top_k: int | None,
     repetition_penalty: float | None,
+    chunk: int,
     seed: int,
     draw: Path | None,
     out: Path | None,
@@ -130,7 +139,7 @@ def run_command(
         raise click.UsageError("ask with --prompt (and --image, --video), or give a --batch")
     if draw and not images:
         raise click.UsageError("--draw shows the boxes on a picture: give an --image")
-    session = _session(model, compiling)
+    session = _session(model, compiling, chunk)
     if not isinstance(session, Session):
         if interactive:
             raise click.UsageError("--interactive is for modes that answer")
@@ -156,10 +165,12 @@ def run_command(
     text = sys.stdin.read().strip() if prompt == "-" else prompt or ""
     turns = _turns(session, images, videos, _said(refs, boxes, text), system)
     started = time.perf_counter()
-    if as_json:
-        (answer,) = session.chat([turns], new=new, sampling=sampling, seed=seed)
-    else:
-        answer = _stream(session, turns, new, sampling, seed)
+    reply = session.chat(turns, new=new, sampling=sampling, seed=seed)
+    if not as_json:
+        for piece in reply:
+            click.echo(piece, nl=False)
+        click.echo()
+    answer = reply.answer
     pointed = found(session.processor.read, answer.text, images[-1]) if images else []
     if draw:
         draw_places(images[-1], pointed, draw)
@@ -176,7 +187,7 @@ def run_command(
         click.secho(line, dim=True, err=True)
 
 
-def _session(model: str, compiling: dict[str, Any]) -> AnySession:
+def _session(model: str, compiling: dict[str, Any], chunk: int) -> AnySession:
     """A session of an artefact; or of a recipe, compiled here."""
     from ..backends.artefact import Artefact
     from ..backends.manifest import MANIFEST
@@ -190,7 +201,7 @@ def _session(model: str, compiling: dict[str, Any]) -> AnySession:
                 f"--{'set' if n == 'amend' else n.replace('_', '-')}" for n in given
             )
             raise click.UsageError(f"{options}: decided when the artefact was compiled")
-        return Artefact(folder, weights).session()
+        return Artefact(folder, weights).session(chunk=chunk)
 
     from ..backends.embedding import session_of
     from ..dsl.load import load_recipe
@@ -205,7 +216,7 @@ def _session(model: str, compiling: dict[str, Any]) -> AnySession:
     maker = able(name)
     mode = mode_of(recipe, compiling.pop("mode"))
     job = job_of(recipe, mode, **compiling)
-    return session_of(maker.compile(job), job.resources, job.spec)
+    return session_of(maker.compile(job), job.resources, job.spec, chunk=chunk)
 
 
 def _sampling(default: Sampling, **given: Any) -> Sampling:
@@ -242,20 +253,6 @@ def _turns(
         parts += [Attachment(inputs[0], file) for file in files]
     parts += said
     return [*([Turn("system", (system,))] if system else []), Turn("user", tuple(parts))]
-
-
-def _stream(
-    session: Session, turns: Sequence[Turn], new: int | None, sampling: Sampling, seed: int
-) -> Answer:
-    """Print the answer as it grows."""
-    pieces = session.stream(turns, new=new, sampling=sampling, seed=seed)
-    while True:
-        try:
-            click.echo(next(pieces), nl=False)
-        except StopIteration as end:
-            click.echo()
-            answer: Answer = end.value
-            return answer
 
 
 def _ask_all(session: Session, file: Path, new: int | None, sampling: Sampling, seed: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..backends.conversation import Conversation
     from ..backends.sampling import Sampling
     from ..blocks.input.places import Place
-    from ..blocks.input.sample import Attachment
+    from ..blocks.input.sample import Attachment, Turn
 
 HELP = """\
 /image PATH   show a picture with what is said next
@@ -85,14 +85,8 @@ class Talk:
 
         turn = Turn("user", (*self.shown, *said))
         self.shown = []
-        pieces = self.conversation.stream(
-            turn, new=self.new, sampling=self.sampling, seed=self.seed
-        )
         try:
-            for piece in pieces:
-                click.echo(piece, nl=False)
-        except KeyboardInterrupt:
-            pieces.close()
+            self._listen(turn)
         except ValueError as problem:
             click.echo(f"error: {problem}", err=True)
             return
@@ -106,6 +100,14 @@ class Talk:
         self.shown = []
         if self.system:
             self.conversation.turns = [Turn("system", (self.system,))]
+
+    def _listen(self, turn: Turn) -> None:
+        reply = self.conversation.chat(turn, new=self.new, sampling=self.sampling, seed=self.seed)
+        try:
+            for piece in reply:
+                click.echo(piece, nl=False)
+        except KeyboardInterrupt:
+            reply.close()
 
     def _take(self, line: str) -> None:
         if not line:

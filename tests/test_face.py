@@ -34,8 +34,8 @@ def test_from_a_recipe_to_an_answer():
     tiny = triptych.recipe("qwen2_vl_2b", amend=TINY)
     session, other = (triptych.compile(tiny, weights=0) for _ in range(2))
     assert isinstance(session, Session) and isinstance(other, Session)
-    (answer,) = session.chat([[Turn("user", ("Hello",))]], new=4)
-    assert answer.tokens and other.chat([[Turn("user", ("Hello",))]], new=4) == [answer]
+    (answer,) = session.batch([[Turn("user", ("Hello",))]], new=4)
+    assert answer.tokens and other.batch([[Turn("user", ("Hello",))]], new=4) == [answer]
 
 
 def test_a_mode_that_compares_gives_vectors():

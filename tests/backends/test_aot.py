@@ -76,12 +76,12 @@ def test_every_method_is_eagers(tiny_job, artefact, eager, sizes):
 
 
 def test_greedy_tokens_are_eagers(artefact, session):
-    assert artefact.session().chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+    assert artefact.session().batch(DIALOGUES, new=10) == session.batch(DIALOGUES, new=10)
 
 
 def test_drawn_tokens_are_eagers(artefact, session):
-    ours = artefact.session().chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
-    assert ours == session.chat(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+    ours = artefact.session().batch(DIALOGUES, new=6, sampling=DRAWN, seed=4)
+    assert ours == session.batch(DIALOGUES, new=6, sampling=DRAWN, seed=4)
 
 
 def test_the_manifest_says_what_was_built_and_what_was_executed(artefact, tiny_job):
@@ -129,7 +129,7 @@ def test_it_runs_alone(artefact, tmp_path):
     session = artefact.session()
     from .conftest import asked
 
-    (answer,) = session.chat([asked(picture(90, 60), "what?")], new=6)
+    (answer,) = session.batch([asked(picture(90, 60), "what?")], new=6)
     assert tuple(json.loads(done.stdout)["tokens"]) == answer.tokens
 
 

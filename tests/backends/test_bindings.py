@@ -127,7 +127,7 @@ def test_a_linked_file_that_was_changed_is_refused_by_name(link, published, how)
 
 
 def test_an_artefact_answers_with_linked_weights(link, session):
-    assert Artefact(link).session().chat(DIALOGUES[1:2], new=3) == session.chat(
+    assert Artefact(link).session().batch(DIALOGUES[1:2], new=3) == session.batch(
         DIALOGUES[1:2], new=3
     )
 

@@ -110,7 +110,7 @@ def test_a_clip_is_counted_and_answered(tmp_path, clip_file, resize, pos):
     turns = [Turn("user", (Attachment("video", clip_file), "what is this?"))]
     prompt = session.processor.prompt(turns)
     assert np.count_nonzero(prompt.ids == 151656) == found.tokens
-    (answer,) = session.chat([turns], new=4)
+    (answer,) = session.batch([turns], new=4)
     assert answer.prompt == prompt.length and len(answer.tokens) <= 4
 
 

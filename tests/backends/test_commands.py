@@ -124,6 +124,6 @@ def test_a_backend_that_cannot_work_here_is_exit_2(tmp_path, monkeypatch):
 
 def test_python_and_the_command_say_the_same(session, image):
     """The fixture's weights are its own; the prompt is counted alike."""
-    (answer,) = session.chat([asked(picture(90, 60), "what?")], new=1)
+    (answer,) = session.batch([asked(picture(90, 60), "what?")], new=1)
     said = json.loads(ask(TINY, *QUICK, "--image", image, "--prompt", "what?", "--json").output)
     assert said["prompt"] == answer.prompt

@@ -80,7 +80,7 @@ def test_an_artefact_answers(artefact, site, tmp_path):
     question = ("--image", "a.png", "--prompt", "what?", "--max-new", "6", "--json")
     done = alone(site, tmp_path, "run", "elsewhere", *question)
     assert done.returncode == 0, done.stderr
-    (answer,) = artefact.session().chat([asked(picture(90, 60), "what?")], new=6)
+    (answer,) = artefact.session().batch([asked(picture(90, 60), "what?")], new=6)
     assert tuple(json.loads(done.stdout)["tokens"]) == answer.tokens
 
 

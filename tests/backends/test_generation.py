@@ -20,20 +20,20 @@ DRAWN = Sampling(temperature=1.0, top_p=0.95, top_k=200, repetition_penalty=1.1)
 
 
 def test_a_batch_answers_as_each_dialogue_alone(session):
-    together = session.chat(DIALOGUES, new=12)
-    alone = [session.chat([turns], new=12)[0] for turns in DIALOGUES]
+    together = session.batch(DIALOGUES, new=12)
+    alone = [session.batch([turns], new=12)[0] for turns in DIALOGUES]
     assert [a.tokens for a in together] == [a.tokens for a in alone]
     assert len({answer.prompt for answer in together}) > 1, "rows of different lengths"
 
 
 def test_pictures_change_the_answer(session):
-    answers = session.chat([asked(picture(90, 60, seed), "what?") for seed in (1, 2)], new=8)
+    answers = session.batch([asked(picture(90, 60, seed), "what?") for seed in (1, 2)], new=8)
     assert answers[0].tokens != answers[1].tokens
 
 
 def test_more_dialogues_than_a_batch_takes(session):
     many = [asked(f"number {n}") for n in range(6)]
-    assert session.chat(many, new=3) == [session.chat([turns], new=3)[0] for turns in many]
+    assert session.batch(many, new=3) == [session.batch([turns], new=3)[0] for turns in many]
 
 
 def test_decoding_token_by_token_is_one_long_prompt(session, eager, processor):
@@ -51,72 +51,83 @@ def test_decoding_token_by_token_is_one_long_prompt(session, eager, processor):
 
 def test_streaming_gives_the_same_text_in_pieces(session):
     turns = asked(picture(90, 60), "what is this?")
-    pieces = session.stream(turns, new=12)
-    said = []
-    while True:
-        try:
-            said.append(next(pieces))
-        except StopIteration as end:
-            answer = end.value
-            break
-    assert (answer,) == tuple(session.chat([turns], new=12))
-    assert "".join(said) == answer.text
+    reply = session.chat(turns, new=12)
+    said = list(reply)
+    assert [reply.answer] == session.batch([turns], new=12)
+    assert "".join(said) == reply.text
     assert len(said) > 1
+
+
+def test_an_answer_is_computed_as_it_is_listened_to(session, monkeypatch):
+    steps: list[str] = []
+    run = session.executable.run
+
+    def counting(method, given):
+        steps.append(method)
+        return run(method, given)
+
+    monkeypatch.setattr(session.executable, "run", counting)
+    reply = session.chat("hello there", new=12)
+    assert steps == []
+    first = next(reply)
+    assert steps.count("decode") < 11
+    assert reply.text.startswith(first)
+    assert steps.count("decode") == 11
 
 
 def test_the_same_seed_gives_the_same_answers(session):
     runs = [
-        [a.tokens for a in session.chat(DIALOGUES, new=8, sampling=DRAWN, seed=seed)]
+        [a.tokens for a in session.batch(DIALOGUES, new=8, sampling=DRAWN, seed=seed)]
         for seed in (5, 5, 6)
     ]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(session, processor, monkeypatch):
-    (free,) = session.chat([asked("hello there")], new=6)
+    (free,) = session.batch([asked("hello there")], new=6)
     stop = free.tokens[3]
     assert free.ended == "length"
     monkeypatch.setattr(processor, "ending", Ending((stop,)))
-    stopped, other = session.chat([asked("hello there"), DIALOGUES[1]], new=6)
+    stopped, other = session.batch([asked("hello there"), DIALOGUES[1]], new=6)
     assert (stopped.tokens, stopped.ended) == (free.tokens[: free.tokens.index(stop)], "stop")
     assert len(other.tokens) == 6, "the other row goes on"
 
 
 def test_a_stop_text_ends_an_answer_wherever_tokens_cut_it(session, processor, monkeypatch):
     """Asked at once, in a batch beside one that goes on, and piece by piece."""
-    (free,) = session.chat([DIALOGUES[1]], new=12)
+    (free,) = session.batch([DIALOGUES[1]], new=12)
     middle = len(free.text) // 2
     stop = free.text[middle : middle + 3]
     monkeypatch.setattr(processor, "ending", Ending(texts=(stop,)))
-    stopped, other = session.chat([DIALOGUES[1], DIALOGUES[0]], new=12)
+    stopped, other = session.batch([DIALOGUES[1], DIALOGUES[0]], new=12)
     assert (stopped.text, stopped.ended) == (free.text[: free.text.index(stop)], "stop")
     assert stopped.tokens == free.tokens[: len(stopped.tokens)]
     assert len(stopped.tokens) < len(free.tokens)
     assert (other.ended, len(other.tokens)) == ("length", 12)
-    assert "".join(session.stream(DIALOGUES[1], new=12)) == stopped.text
+    assert "".join(session.chat(DIALOGUES[1], new=12)) == stopped.text
     talk = session.conversation()
-    assert talk.ask(*DIALOGUES[1], new=12) == stopped
-    assert [talk.ask("why?", new=6)] == session.chat([talk.turns[:-1]], new=6)
+    assert talk.chat(*DIALOGUES[1], new=12).answer == stopped
+    assert [talk.chat("why?", new=6).answer] == session.batch([talk.turns[:-1]], new=6)
 
 
 def test_pieces_drawn_with_a_seed_are_the_answer_of_that_seed(session):
-    (answer,) = session.chat([DIALOGUES[0]], new=8, sampling=DRAWN, seed=7)
-    said = "".join(session.stream(DIALOGUES[0], new=8, sampling=DRAWN, seed=7))
+    (answer,) = session.batch([DIALOGUES[0]], new=8, sampling=DRAWN, seed=7)
+    said = "".join(session.chat(DIALOGUES[0], new=8, sampling=DRAWN, seed=7))
     assert said == answer.text
-    assert said != "".join(session.stream(DIALOGUES[0], new=8, sampling=DRAWN, seed=8))
+    assert said != "".join(session.chat(DIALOGUES[0], new=8, sampling=DRAWN, seed=8))
 
 
 def test_earlier_turns_are_part_of_the_prompt(session):
     first = asked(picture(90, 60), "what is this?")
-    (answer,) = session.chat([first], new=4)
+    (answer,) = session.batch([first], new=4)
     more = [*first, Turn("assistant", (answer.text,)), Turn("user", ("why?",))]
-    (again,) = session.chat([more], new=4)
+    (again,) = session.batch([more], new=4)
     assert again.prompt > answer.prompt + 4
 
 
 def test_a_clip_longer_than_its_picture_is_seen_frame_by_frame(session):
     one, other = (asked(clip(8, 60, 60, seed), "what moves?") for seed in (0, 1))
-    first, second = session.chat([one, other], new=8)
+    first, second = session.batch([one, other], new=8)
     assert first.tokens != second.tokens
 
 
@@ -130,7 +141,11 @@ def test_an_answer_ends_where_the_cache_does(session, eager):
 
 def test_a_prompt_that_is_too_long_is_refused(session):
     with pytest.raises(InputError, match=r"takes 2 to 448"):
-        session.chat([asked("word " * 460)])
+        session.batch([asked("word " * 460)])
+    many = [picture(200, 200, seed) for seed in range(9)]
+    said = r"a prompt of \d+ tokens, \d+ of them for 9 pictures and clips, is too long"
+    with pytest.raises(InputError, match=said):
+        session.chat(asked(*many, "compare"))
 
 
 def test_the_smallest_cache_that_fits_is_taken(session):
@@ -148,7 +163,7 @@ def test_pictures_seen_in_several_calls_are_the_same(tiny_job, session):
     limits = {name: Limit(8, 64, 4) for name in ("image.patches", "video.patches", "patches")}
     cut.limits = {**cut.limits, **limits}
     small = Session(cut, session.processor, session.spec)
-    assert small.chat(DIALOGUES, new=6) == session.chat(DIALOGUES, new=6)
+    assert small.batch(DIALOGUES, new=6) == session.batch(DIALOGUES, new=6)
 
 
 def test_too_few_patches_are_filled_up(tiny_job, session):
@@ -156,4 +171,4 @@ def test_too_few_patches_are_filled_up(tiny_job, session):
     wide = EagerExecutable(tiny_job)
     wide.limits = {**wide.limits, "image.patches": Limit(400, 7168, 4)}
     padded = Session(wide, session.processor, session.spec)
-    assert padded.chat(DIALOGUES, new=6) == session.chat(DIALOGUES, new=6)
+    assert padded.batch(DIALOGUES, new=6) == session.batch(DIALOGUES, new=6)

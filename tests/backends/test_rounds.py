@@ -28,7 +28,7 @@ def reading():
 @pytest.fixture(scope="module")
 def rounds(reading):
     """The first answer, and the dialogue that goes on behind it."""
-    (answer,) = reading.chat([FIRST], new=6)
+    (answer,) = reading.batch([FIRST], new=6)
     return answer, [*FIRST, Turn("assistant", (answer.text,)), *asked("what colour is it?")]
 
 
@@ -69,6 +69,6 @@ def test_rounds_of_a_batch_are_those_of_each_dialogue_alone(reading, rounds):
         asked("hello"),
         [*third, Turn("assistant", ("no",)), *asked("?")],
     ]
-    together = reading.chat(dialogues, new=6)
-    assert together == [reading.chat([turns], new=6)[0] for turns in dialogues]
+    together = reading.batch(dialogues, new=6)
+    assert together == [reading.batch([turns], new=6)[0] for turns in dialogues]
     assert together[1] == rounds[0]

@@ -61,11 +61,11 @@ def test_lines_from_a_pipe_are_a_conversation(folder, drawn):
     assert (done.returncode, done.stderr) == (0, "")
     talk = Conversation(drawn)
     said = [
-        talk.ask(*asked("hello"), new=5).text,
-        talk.ask(*asked(picture(90, 60), "what is it?"), new=5).text,
+        talk.chat(*asked("hello"), new=5).text,
+        talk.chat(*asked(picture(90, 60), "what is it?"), new=5).text,
     ]
     talk.reset()
-    said.append(talk.ask(*asked("hello"), new=5).text)
+    said.append(talk.chat(*asked("hello"), new=5).text)
     assert done.stdout == "".join(f"{text}\n" for text in said)
     assert said[0] == said[2]
 
@@ -131,7 +131,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(folder, drawn):
     until(lambda text: len(text) > length + 5)
     talk.send_signal(signal.SIGINT)
     until(lambda text: text.endswith("\n> "))
-    (whole,) = drawn.chat([asked("hello")], new=LONG)
+    (whole,) = drawn.batch([asked("hello")], new=LONG)
     assert len(seen) - length < len(whole.text) / 2
     os.write(ours, b"again\n")
     length = len(seen) + len("again\r\n")
