@@ -203,8 +203,6 @@ def stream_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None)
     return out_RO.view(*x_RI.shape[:-1], weight_OI.shape[0])
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention over the two innermost sizes; the softmax is in float32."""
 def linear_int8(
     x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None
 ) -> Tensor:
@@ -242,6 +240,8 @@ def unpacked(packed_OP: Tensor, scale_OG: Tensor, zero_OG: Tensor, dtype: torch.
     return number_OGL.flatten(1)
 
 
+def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention over the two innermost sizes; the softmax is in float32."""
     scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
