@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..blocks.input.calls import SLOT_STEP, slot_range
 from ..compiler.graph import Program
 from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
 from ..compiler.precision import coarsest
 from ..compiler.quantization import quantized
-from ..compiler.text import text_of_methods
 from ..compiler.rounding import Rounding, relative
 from ..compiler.storage import Storage
+from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
@@ -29,9 +30,6 @@ from .probe import difference, probe
 from .records import WeightsRecord
 from .resources import resources as resources_of
 from .weights import Weights, weights_after
-
-SLOT_STEP = 16
-"""Caches are made in steps of so many slots."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +229,7 @@ def limits(program: Program) -> dict[str, Limit]:
     }
     if "slots" not in found:
         return found
-    slots = -(-found["slots"].high // SLOT_STEP) * SLOT_STEP
-    return found | {"slots": Limit(2 * SLOT_STEP, max(slots, 2 * SLOT_STEP), SLOT_STEP)}
+    return found | {"slots": Limit(*slot_range(found["slots"].high), SLOT_STEP)}
 
 
 def _limit(bounds: Bounds) -> Limit:

@@ -52,22 +52,29 @@ def endless(processor: Processor) -> Processor:
     return processor
 
 
-def question(processor: Processor, text: int, side: int = 0) -> Sample:
-    """A prompt with so many tokens of text, tags and template among them, and a picture of noise
-    with so many pixels a side, unless that is 0."""
+def question(processor: Processor, text: int | None = None, side: int = 0) -> Sample:
+    """A prompt with a picture of noise, unless it has no pixels a side, and with so many tokens of
+    text, tags and template among them; or with as many as a short one has."""
     shown: list[str | Attachment] = []
     if side:
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
         shown.append(Attachment("image", Image.fromarray(noise)))
     said = "Describe it."
     least = processor.prompt([Turn("user", (*shown, said))])
-    features = sum(sum(processor.inputs[seen.input].tokens(seen).values()) for seen in least.media)
-    lacking = text - (least.length - features)
+    if text is None:
+        return least
+    lacking = text - words(processor, least)
     if lacking < 0:
         raise SystemExit(f"{text} tokens are too few: the template has {text - lacking}")
     sample = processor.prompt([Turn("user", (*shown, said + WORD * lacking))])
-    assert sample.length == text + features, (sample.length, text, features)
+    assert words(processor, sample) == text
     return sample
+
+
+def words(processor: Processor, sample: Sample) -> int:
+    """The tokens of a prompt that are no places of features."""
+    features = (sum(processor.inputs[seen.input].tokens(seen).values()) for seen in sample.media)
+    return sample.length - sum(features)
 
 
 def answered(session: Session, samples: Sequence[Sample], new: int) -> Timed:

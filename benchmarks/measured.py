@@ -11,7 +11,7 @@ those inside kernels too, on top of the tensors that lived before it.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +92,26 @@ class Step:
 
     def peak(self) -> int:
         """The most memory at once in a step, in bytes."""
-        gc.collect()
-        theirs = _storages(self.foreign)
-        lived = sum(size for place, size in _storages(_living()).items() if place not in theirs)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            self.run.step(self.shards, RATE)
-        results = seen.profiler and seen.profiler.kineto_results
-        assert results
-        events = [event for event in results.events() if event.name() == "[memory]"]
-        live = most = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            live += event.nbytes()
-            most = max(most, live)
-        return lived + most
+        return peak_of(lambda: self.run.step(self.shards, RATE), self.foreign)
+
+
+def peak_of(call: Callable[[], object], foreign: Sequence[Tensor] = ()) -> int:
+    """The most memory at once while something is called, in bytes: what the allocator gives and
+    takes back, beside the tensors that lived before it; those that are foreign to it do not count.
+    """
+    gc.collect()
+    theirs = _storages(foreign)
+    lived = sum(size for place, size in _storages(living()).items() if place not in theirs)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    results = seen.profiler and seen.profiler.kineto_results
+    assert results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return lived + most
 
 
 def step_of(
@@ -121,7 +128,7 @@ def step_of(
     which are all of one size where they are `alike`. Without a precision, in the recipe's own.
     """
     gc.collect()
-    foreign = _living()
+    foreign = living()
     options = Options(precision=precision, batch=batch)  # type: ignore[arg-type]
     recipe = overridden(load_recipe(name, amend=amend), options)
     planned, program = plan(recipe)[stage], for_training(recipe, stage)
@@ -206,7 +213,7 @@ def _counter() -> FlopCounterMode:
     return counter
 
 
-def _living() -> list[Tensor]:
+def living() -> list[Tensor]:
     """Every tensor of the process that has memory; those that only stand for one have a type."""
     plain = (Tensor, Parameter)
     return [it for it in gc.get_objects() if type(it) in plain and it.device.type == "cpu"]

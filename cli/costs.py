@@ -103,7 +103,9 @@ def of_modes(costs: Sequence[ModeOutlay]) -> None:
         rows.append(("  work", ", ".join(work)))
         cache = f" + cache {gib(cost.cache)} ({cost.a_token:,} bytes a token)" if cost.cache else ""
         prompts = f" of {cost.prompts:,} at once" if cost.prompts > 1 else ""
-        memory = f"weights {gib(cost.weights)}{cache}; {gib(cost.peak)} at the peak{prompts}"
+        saved = f" ({gib(cost.saved)} less by quantize)" if cost.saved else ""
+        weights = f"weights {gib(cost.weights)}{saved}"
+        memory = f"{weights}{cache}; {gib(cost.peak)} at the peak{prompts}"
         rows.append(("  memory", memory))
         table([row for row in rows if row[1]])
 

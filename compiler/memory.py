@@ -48,13 +48,15 @@ class Measure:
     """What a run in shapes has found.
 
     `flops` are by part and phase; `once` those of features that are kept on disk after the first
-    time. `peak` is the most memory at once beside what is held, in bytes, and `at_peak` what for.
+    time. `peak` is the most memory at once beside what is held, in bytes, and `at_peak` what for;
+    `made` is what a method hands out.
     """
 
     flops: Mapping[tuple[str, Phase], int]
     once: Mapping[str, int]
     peak: int
     at_peak: Mapping[str, int]
+    made: int = 0
 
     @property
     def total(self) -> int:
@@ -155,9 +157,9 @@ def answering(
     graph = program.methods[method]
     inputs = feed(tape, graph, shapes, said)
     outputs = run(tape, graph, live, (), inputs, shapes)
-    del outputs
+    made = sum(prod(value.sizes) * value.item for value in outputs.values())
     at_peak = {what: n for what, n in tape.peak_by_purpose().items() if n}
-    return Measure(dict(tape.flops), {}, tape.peak, at_peak)
+    return Measure(dict(tape.flops), {}, tape.peak, at_peak, made)
 
 
 def _weights(tape: Tape, program: Program, said: Said) -> dict[str, Value]:

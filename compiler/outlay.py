@@ -8,6 +8,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+from ..blocks.input.calls import CHUNK
 from ..dsl.modes import AnyMode, Features, Mode
 from ..dsl.recipe import Recipe
 from ..dsl.stages import Stage
@@ -16,7 +17,7 @@ from .costs.kernels import ITEMS
 from .costs.tape import Phase
 from .graph import Program
 from .memory import Held, Measure, answering, held, item_of, training_step
-from .ops import Cache
+from .ops import Cache, Input
 from .pipeline import for_inference, for_training
 from .placement import Placement, Placer
 from .plan import Plan, StagePlan
@@ -119,7 +120,9 @@ class StageOutlay:
 class ModeOutlay:
     """What a mode takes for one call of each method.
 
-    `cache` is what keys and values take for all prompts, `a_token` for one token of one of them.
+    `cache` is what keys and values take for all prompts, `a_token` for one token of one of them;
+    `saved` is what `weights` would be more without `quantize`. A prompt is fed to `prefill` in
+    pieces; the operations are those of all, the peak is of one.
     """
 
     name: str
@@ -129,6 +132,7 @@ class ModeOutlay:
     cache: int
     a_token: int
     methods: Mapping[str, Measure]
+    saved: int = 0
 
     @property
     def peak(self) -> int:
@@ -153,6 +157,7 @@ class ModeOutlay:
             "tokens": self.tokens and self.tokens.to_json(),
             "prompts": self.prompts,
             "weights": self.weights,
+            "saved": self.saved,
             "cache": self.cache,
             "cache_a_token": self.a_token,
             "peak": self.peak,
@@ -181,7 +186,7 @@ class Outlay:
 def outlay(recipe: Recipe, planned: Plan, asked: Asked) -> Outlay:
     """What each stage and mode takes; TooLongError where a sample does not fit in."""
     stages = tuple(_stage(recipe, recipe.stages[one.name], one, asked) for one in planned.stages)
-    modes = tuple(_mode(recipe, name, mode, asked) for name, mode in recipe.modes.items())
+    modes = tuple(mode_outlay(recipe, name, asked) for name in recipe.modes)
     return Outlay(stages, modes)
 
 
@@ -255,8 +260,9 @@ def _stage(recipe: Recipe, stage: Stage, planned: StagePlan, asked: Asked) -> St
     )
 
 
-def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
-    program = for_inference(recipe, name)
+def mode_outlay(recipe: Recipe, name: str, asked: Asked) -> ModeOutlay:
+    """What a mode takes; TooLongError where a sample does not fit in."""
+    program, mode = for_inference(recipe, name), recipe.modes[name]
     sample, tokens = sample_of(recipe, f"mode {name}", mode, asked)
     said: Said = mode.target.precision
     shapes = shapes_of(recipe, mode, sample, asked.rows)
@@ -268,18 +274,20 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
         for method in program.methods
         if method.partition("_")[2] not in unseen
     }
+    if (piece := _piece(program, shapes)) is not shapes:
+        most = answering(program, "prefill", piece, said, few)
+        methods["prefill"] = replace(methods["prefill"], peak=most.peak, at_peak=most.at_peak)
     methods = {
         method: replace(one, peak=one.peak - one.at_peak.get("cache", 0))
         for method, one in methods.items()
     }
     used = {name for graph in program.methods.values() for name in graph.parameters()}
-    weights = 0
-    for one, param in program.parameters.items():
-        item = item_of(said, one)
-        if one in few:
-            weights += few[one].size(*param.shape)
-        elif one in used:
-            weights += item * param.count
+    weights = saved = 0
+    for one in used:
+        param = program.parameters[one]
+        whole = item_of(said, one) * param.count
+        weights += few[one].size(*param.shape) if one in few else whole
+        saved += whole - few[one].size(*param.shape) if one in few else 0
     return ModeOutlay(
         name,
         tokens if isinstance(mode, Mode) else None,
@@ -288,12 +296,28 @@ def _mode(recipe: Recipe, name: str, mode: AnyMode, asked: Asked) -> ModeOutlay:
         cache,
         a_token,
         methods,
+        saved,
     )
 
 
 def one_call(method: str, shapes: Shapes) -> Shapes:
     """The sizes of one call of a method: `decode` takes one token of each prompt."""
     return Shapes({**shapes.values, "length": 1}, shapes.segments) if method == "decode" else shapes
+
+
+def _piece(program: Program, shapes: Shapes) -> Shapes:
+    """The sizes of a call of `prefill` where a prompt is fed in several; else those of the whole.
+
+    A prompt goes on from any place unless queries stand before it.
+    """
+    prefill = program.methods.get("prefill")
+    if prefill is None or shapes.values["length"] <= CHUNK:
+        return shapes
+    takes = {node.name for node in prefill if isinstance(node.op, Input)}
+    if "features" in takes and "text.feature_index" not in takes:
+        return shapes
+    features = min(shapes.values["features"], shapes.values["batch"] * CHUNK)
+    return Shapes({**shapes.values, "length": CHUNK, "features": features}, shapes.segments)
 
 
 def _cache(program: Program, said: Said, shapes: Shapes) -> tuple[int, int]:

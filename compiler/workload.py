@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..blocks.input import sizes
+from ..blocks.input.calls import cache_slots, slot_range
 from ..blocks.input.sizes import grid_of
 from ..dsl.inputs import VideoInput
 from ..dsl.modes import AnyMode, Mode
@@ -123,7 +124,9 @@ def shapes_of(recipe: Recipe, purpose: Stage | AnyMode, sample: Sample, batch: i
         "words": WORDS,
     }
     if isinstance(purpose, Mode):
-        values["slots"] = length + purpose.new
+        assert recipe.lm
+        most = min(purpose.prompt.high + purpose.new, recipe.lm.context)
+        values["slots"] = cache_slots(length + purpose.new - 1, *slot_range(most))
     segments: dict[str, Sequence[int]] = {}
     for medium in shown(recipe, purpose):
         own = [one for one in each if one.medium == medium] * count
