@@ -26,7 +26,7 @@ fresh: .venv/installed ## run an artefact where only requirements-run.txt is ins
 	rm -rf $(FRESH)
 	$(PYTHON) -m venv $(FRESH)/venv
 	$(FRESH)/venv/bin/python -m pip install -q --no-deps -c constraints.txt -r requirements-run.txt
-	$(FRESH)/venv/bin/python -m pip install -q --no-deps .
+	$(FRESH)/venv/bin/python -m pip install -q --no-deps . && rm -rf build/lib build/bdist*
 	rm -r $(FRESH)/venv/lib/python*/site-packages/triptych/dsl $(FRESH)/venv/lib/python*/site-packages/triptych/compiler
 	$(BIN)/triptych compile tests/backends/tiny.vlm --backend aot --random-weights 0 --out $(FRESH)/artefact
 	$(BIN)/python -c "from PIL import Image; Image.radial_gradient('L').save('$(FRESH)/scene.png')"

@@ -62,7 +62,9 @@ def compile(
     return session_of(maker.compile(work), work.resources, work.spec, chunk=chunk or CHUNK)
 
 
-def load(artefact: Path | str, *, chunk: int | None = None) -> AnySession:
+def load(
+    artefact: Path | str, *, chunk: int | None = None, weights: Path | None = None
+) -> AnySession:
     """A session of what `triptych compile` wrote; needs neither the recipe nor the compiler.
 
     Of a mode that answers, `chat` takes a dialogue, or a question alone, and what it gives is
@@ -80,12 +82,13 @@ def load(artefact: Path | str, *, chunk: int | None = None) -> AnySession:
         print(talk.chat("What can you do?").text, talk.chat("And what else?").text)
 
     Prompts longer than `chunk` tokens, 1,024 unless given, are fed in pieces of so many.
+    `weights` is where they lie, of an artefact that was made without, or whose links have moved.
     ArtefactError when a file is not what the manifest says, or this machine cannot run it.
     """
     from .backends.artefact import Artefact
     from .blocks.input.calls import CHUNK
 
-    return Artefact(Path(artefact)).session(chunk=chunk or CHUNK)
+    return Artefact(Path(artefact), weights).session(chunk=chunk or CHUNK)
 
 
 def diff(old: Recipe, new: Recipe) -> Difference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
@@ -35,23 +35,40 @@ def parameters_of(folder: Path, manifest: Manifest, given: Path | None = None) -
 def placed(folder: Path, manifest: Manifest, given: Path | None) -> Placed:
     """Where each tensor lies, in files that were seen to be the right ones."""
     weights = manifest.weights
+    if lacks := lacking(folder, manifest, given, known_digest):
+        raise ArtefactError(lacks)
     if weights.kind == "inside":
-        if given:
-            raise ArtefactError(f"{folder} has its weights inside: leave out --weights {given}")
         return [(folder / str(binding.file), binding) for binding in weights.bindings]
     if weights.kind == "linked":
-        return list(_linked(folder, weights, given))
-    if given is None:
-        raise ArtefactError(
-            f"{folder} was made without weights: say where they are, --weights PATH"
-        )
-    if manifest.quantized:
-        raise ArtefactError(
-            f"{folder} keeps {len(manifest.quantized)} weights in fewer bits, which are made of "
-            "whole ones where a recipe is compiled: run `triptych compile RECIPE --weights "
-            f"{given}` again"
-        )
+        files = _linked_files(weights, given)
+        return [(files[str(binding.file)], binding) for binding in weights.bindings]
+    assert given
     return _fitting(manifest, given)
+
+
+def lacking(
+    folder: Path, manifest: Manifest, given: Path | None, digest: Callable[[Path], str]
+) -> str | None:
+    """Why there are no weights to run with, and what to do; None when there are.
+
+    The files that were linked are held against their digests, each as `digest` finds it.
+    """
+    weights = manifest.weights
+    if weights.kind == "inside":
+        return f"{folder} has its weights inside: leave out --weights {given}" if given else None
+    if weights.kind == "linked":
+        files = _linked_files(weights, given)
+        checked = (_changed(folder, files[n], one, digest) for n, one in weights.files.items())
+        return next(filter(None, checked), None)
+    if manifest.quantized:
+        return (
+            f"{folder} was made without weights, and keeps {len(manifest.quantized)} in few bits, "
+            "which are made of whole ones where a recipe is compiled: run `triptych compile "
+            f"{manifest.recipe.name} --weights PATH` again"
+        )
+    if given is None:
+        return f"{folder} was made without weights: say where they are, --weights PATH"
+    return None
 
 
 def read(placed: Placed, ports: Mapping[str, Port]) -> Iterator[tuple[str, Tensor]]:
@@ -129,35 +146,31 @@ def _parameters(
         yield name, part.to(wanted).contiguous()
 
 
-def _linked(
-    folder: Path, weights: WeightsRecord, given: Path | None
-) -> Iterator[tuple[Path, Binding]]:
-    """The user's own files, each still the one that the artefact was made with."""
+def _linked_files(weights: WeightsRecord, given: Path | None) -> dict[str, Path]:
+    """Where the user's own files should be, by the names that they were linked under."""
     source = given or Path(str(weights.source))
-    places = {name: source / name for name in weights.files}
-    if source.is_file() and len(places) == 1:
-        places = dict.fromkeys(places, source)
-    for name, content in weights.files.items():
-        _check_linked(folder, places[name], content)
-    for binding in weights.bindings:
-        yield places[str(binding.file)], binding
+    if len(weights.files) == 1 and not source.is_dir():
+        return dict.fromkeys(weights.files, source)
+    return {name: source / name for name in weights.files}
 
 
-def _check_linked(folder: Path, file: Path, content: Content) -> None:
-    """ArtefactError unless a file is the one that was linked."""
+def _changed(
+    folder: Path, file: Path, content: Content, digest: Callable[[Path], str]
+) -> str | None:
+    """Why a file is not the one that was linked; None when it is."""
     if not file.is_file():
-        raise ArtefactError(
+        return (
             f"{file}, which {folder} takes its weights from, is not there: say where it is now, "
             "--weights PATH"
         )
     size = file.stat().st_size
     if size != content.size:
         said = f"it has {size:,} bytes, not {content.size:,}"
-    elif (found := known_digest(file)) != content.sha256:
+    elif (found := digest(file)) != content.sha256:
         said = f"its digest is {found[:12]}..., not {content.sha256[:12]}..."
     else:
-        return
-    raise ArtefactError(
+        return None
+    return (
         f"{file} is not the file that {folder} was made with: {said}; give that file, or compile "
         "the recipe again with this one"
     )

@@ -117,7 +117,11 @@ def compile_command(
     if link and weights is None:
         raise click.UsageError("--link is for files of your own: name them with --weights")
     if (Path(model) / MANIFEST).exists():
-        given = {"--random-weights": random_weights, "--mode": mode, "--dtype": dtype}
+        given: dict[str, object] = {
+            "--random-weights": random_weights,
+            "--mode": mode,
+            "--dtype": dtype,
+        }
         given |= {"--set": amend or None, "--target": target, "--converters": converters}
         given |= {"--report-only": report_only or None, "--json": as_json or None}
         if decided := [name for name, value in given.items() if value is not None]:
@@ -240,4 +244,5 @@ def _say(artefact: Artefact, seconds: float) -> None:
         own = sum(content.size for content in weights.files.values())
         click.echo(f"It takes its weights from {weights.source}, {own / 1e6:,.1f} MB.")
     if weights.kind == "none":
-        click.echo("It has no weights yet: run it with --weights PATH.")
+        then = "compile the recipe with" if manifest.quantized else "run it with"
+        click.echo(f"It has no weights yet: {then} --weights PATH.")

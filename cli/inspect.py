@@ -33,17 +33,26 @@ LARGE = 2**28
 
 @click.command("inspect", epilog=EXAMPLES)
 @click.argument("artefact", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Where your own files are, when the artefact links to them and they have moved.",
+)
 @json_option
 @click.pass_context
-def inspect_command(context: click.Context, artefact: Path, as_json: bool) -> None:
+def inspect_command(
+    context: click.Context, artefact: Path, weights: Path | None, as_json: bool
+) -> None:
     """Say what ARTEFACT is and what it needs, and verify the digest of every file."""
+    from ..backends.bindings import lacking
     from ..backends.manifest import MANIFEST, ArtefactError, Manifest
-    from ..backends.verification import check_fit, damage
+    from ..backends.verification import check_fit, damage, sha256_of
 
     manifest = Manifest.read(artefact / MANIFEST)
     with _reading(sum(record.size for record in manifest.files.values())) as read:
         problems = dict(damage(artefact, manifest.files, read))
-    lacks = None
+    lacks = lacking(artefact, manifest, weights, sha256_of)
     try:
         check_fit(artefact, manifest)
     except ArtefactError as problem:

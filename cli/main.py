@@ -132,6 +132,13 @@ def main() -> None:
         else:
             click.echo(f"error: {error}", err=True)
             status = 1
+    except ModuleNotFoundError as error:
+        # An installation that only runs artefacts has no language: requirements-run.txt.
+        if error.name is None or error.name.startswith("triptych"):
+            raise
+        needs = "is not installed here, and this command needs it: pip install triptych"
+        click.echo(f"error: {error.name} {needs}", err=True)
+        status = 2
     except Exception as error:
         # An exception of our own speaks to the user; any other is a bug, and its traceback helps.
         if type(error).__module__.partition(".")[0] != __package__.partition(".")[0]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from triptych.backends import verification
 from triptych.backends.artefact import Artefact
 from triptych.backends.bindings import parameters_of
+from triptych.backends.from_artefact import FromArtefact
 from triptych.backends.from_job import FromJob
+from triptych.backends.generation import Session
 from triptych.backends.linking import linked, unbound
-from triptych.backends.manifest import MANIFEST, ArtefactError, Manifest
+from triptych.backends.manifest import MANIFEST, ArtefactError, Manifest, Target
 from triptych.backends.stored import WeightsError
 from triptych.backends.weights import Weights, as_published
+from triptych.cli.main import cli
 from triptych.dsl.load import load_text
 
 from .conftest import DIALOGUES, TINY
@@ -110,6 +115,10 @@ def test_linked_files_may_move(link, published, state, tmp_path):
     with pytest.raises(ArtefactError, match=r"\.safetensors, which .* is not there: say where"):
         parameters(link)
     assert_equal(parameters(link, tmp_path / "moved"), state)
+    said = CliRunner().invoke(cli, ["inspect", str(link)]).stdout
+    assert "is not there: say where it is now" in said
+    moved = ["inspect", str(link), "--weights", str(tmp_path / "moved")]
+    assert "can run" in CliRunner().invoke(cli, moved).stdout
 
 
 @pytest.mark.parametrize("how", ["a byte", "the end"])
@@ -127,9 +136,9 @@ def test_a_linked_file_that_was_changed_is_refused_by_name(link, published, how)
 
 
 def test_an_artefact_answers_with_linked_weights(link, session):
-    assert Artefact(link).session().batch(DIALOGUES[1:2], new=3) == session.batch(
-        DIALOGUES[1:2], new=3
-    )
+    ours = Artefact(link).session()
+    assert isinstance(ours, Session)
+    assert ours.batch(DIALOGUES[1:2], new=3) == session.batch(DIALOGUES[1:2], new=3)
 
 
 def test_a_large_file_is_not_read_again_until_it_is_touched(link, published, monkeypatch):
@@ -139,9 +148,12 @@ def test_a_large_file_is_not_read_again_until_it_is_touched(link, published, mon
     monkeypatch.setattr(verification, "SETTLED", -1)
     read = []
     sha256_of = verification.sha256_of
-    monkeypatch.setattr(
-        verification, "sha256_of", lambda path, tell: read.append(path) or sha256_of(path, tell)
-    )
+
+    def noted(path, tell):
+        read.append(path)
+        return sha256_of(path, tell)
+
+    monkeypatch.setattr(verification, "sha256_of", noted)
     parameters(link)
     assert file in read
     read.clear()
@@ -216,3 +228,52 @@ def test_what_lies_in_no_file_of_the_user_is_not_linked(recipe, tiny_job, tmp_pa
 
     with pytest.raises(BackendError, match="drawn from a seed lie in no file: leave out --link"):
         FromJob(tiny_job, link=True)._weights(tmp_path)
+
+
+def test_run_takes_weights(bare, published, session):
+    asked_for = ["--prompt", "hello there", "--max-new", "4", "--json"]
+    done = CliRunner().invoke(cli, ["run", str(bare), "--weights", str(published), *asked_for])
+    assert done.exit_code == 0, done.output
+    (answer,) = session.batch(DIALOGUES[:1], new=4)
+    assert tuple(json.loads(done.stdout)["tokens"]) == answer.tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [("stored", "inside"), ("left", "linked"), ("not given", "none")]
+)
+def test_what_is_compiled_again_keeps_or_takes_weights(
+    bare, published, state, tmp_path, given, kind
+):
+    """Of an artefact without weights: they are stored, or left where they lie."""
+    source = None if given == "not given" else published
+    origin = FromArtefact(Artefact(bare), source, link=given == "left")
+    code = dict.fromkeys(origin.methods, "aoti/methods.pt2")
+    new = tmp_path / "new"
+    new.mkdir()
+    manifest = origin.pack(new, "aot", Target.here(), code, {})
+    assert manifest.weights.kind == kind
+    assert (origin.reference() is None) == (kind == "none")
+    if kind != "none":
+        assert_equal(parameters_of(new, manifest), state)
+    else:
+        assert manifest.weights == Manifest.read(bare / MANIFEST).weights
+
+
+def test_links_that_moved_are_kept_where_they_are_now(link, published, state, tmp_path):
+    moved = published.rename(tmp_path / "moved")
+    origin = FromArtefact(Artefact(link), moved)
+    new = tmp_path / "new"
+    new.mkdir()
+    code = dict.fromkeys(origin.methods, "aoti/methods.pt2")
+    manifest = origin.pack(new, "aot", Target.here(), code, {})
+    before = Manifest.read(link / MANIFEST).weights
+    assert manifest.weights == before.model_copy(update={"source": str(moved)})
+    assert_equal(parameters_of(new, manifest), state)
+
+
+def test_weights_in_few_bits_are_made_from_the_recipe(bare, published):
+    manifest = Manifest.read(bare / MANIFEST)
+    fewer = manifest.model_copy(update={"quantized": {"lm.head.weight": "int8"}})
+    said = r"keeps 1 in few bits.*run `triptych compile tiny --weights PATH` again"
+    with pytest.raises(ArtefactError, match=said):
+        parameters_of(bare, fewer, published)

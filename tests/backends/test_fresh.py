@@ -88,3 +88,18 @@ def test_an_artefact_is_inspected(artefact, site, tmp_path):
     done = alone(site, tmp_path, "inspect", str(artefact.folder))
     assert done.returncode == 0, done.stderr
     assert "can run" in done.stdout
+
+
+def test_what_needs_the_language_says_so_where_it_is_not_installed():
+    """As in such an environment that pip filled, where the files of the language are there."""
+    code = (
+        "import sys\n"
+        "sys.modules['lark'] = None\n"
+        "from triptych.cli.main import main\n"
+        "sys.argv = ['triptych', 'check', 'qwen2_vl_2b']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    said = "error: lark is not installed here, and this command needs it: pip install triptych\n"
+    assert done.stderr == said

@@ -142,11 +142,12 @@ def test_what_is_no_file_of_its_own(folder, tmp_path, kind):
 
 def header(described, length=None):
     """A safetensors file with this header, and 64 bytes of numbers."""
-    text = json.dumps(described).encode()
+    text = (described if isinstance(described, str) else json.dumps(described)).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + bytes(64)
 
 
 NORMAL = {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}
+ONE, OTHER = json.dumps(NORMAL), json.dumps({**NORMAL, "data_offsets": [32, 64]})
 HEAD = {"lm.embed.weight": NORMAL, "lm.norm.weight": {**NORMAL, "data_offsets": [32, 64]}}
 
 
@@ -159,9 +160,12 @@ HEAD = {"lm.embed.weight": NORMAL, "lm.norm.weight": {**NORMAL, "data_offsets": 
         (header({**HEAD, "lm.norm.weight": {**NORMAL, "data_offsets": [32, 9**9]}}), "cannot be"),
         (header({**HEAD, "lm.norm.weight": {**NORMAL, "data_offsets": [64, 32]}}), "cannot be"),
         (header({"../a": NORMAL, "b": {**NORMAL, "data_offsets": [32, 64]}}), "cannot be read"),
+        (header(f'{{"lm.embed.weight": {ONE}, "lm.embed.weight": {OTHER}}}'), "cannot be read"),
+        (header(f'{{"lm.embed.weight": {ONE}, "lm.norm.weight": {ONE}}}'), "cannot be read"),
         (b"", "cannot be read as safetensors"),
         (b"\xff" * 200, "cannot be read as safetensors"),
     ],
+    ids=range(10),
 )
 def test_a_file_of_weights_that_is_none(folder, content, said):
     (folder / WEIGHTS).write_bytes(content)
