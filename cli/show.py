@@ -72,7 +72,7 @@ def show_command(
         echo_json(to_json(loaded))
         return
     if parameters:
-        _show_parameters(loaded, stage)
+        _show_parameters(loaded, stage, mode)
         return
     if not ir and svg is None:
         _show_parts(loaded)
@@ -153,22 +153,26 @@ def _form(type_: object) -> str:
     return "" if type_ is None else str(type_)
 
 
-def _show_parameters(recipe: Recipe, stage: str | None) -> None:
+def _show_parameters(recipe: Recipe, stage: str | None, mode: str | None) -> None:
     from ..compiler.coverage import coverage
     from ..compiler.pipeline import model
+    from ..compiler.quantization import quantized
     from ..compiler.weights import names
 
     published = names(recipe).published
     covered = coverage(recipe, stage) if stage else None
+    few = quantized(recipe, recipe.modes[mode]) if mode else {}
     rows = []
     for name, param in model(recipe).parameters().items():
         state = [] if covered is None else ["trained" if name in covered.trained else "frozen"]
         if covered is not None and name in covered.adapted:
             state = ["adapted"]
+        if few:
+            state.append(str(few.get(name, "")))
         shape = " x ".join(map(str, param.shape))
         rows.append((name, shape, f"{param.count:,}", *state, published[name]))
-    header = ("parameter", "shape", "numbers", *(["state"] if stage else []), "published as")
-    table(rows, header)
+    more = [*(["state"] if stage else []), *(["kept in"] if few else [])]
+    table(rows, ("parameter", "shape", "numbers", *more, "published as"))
 
 
 def _draw(recipe: Recipe, methods: Methods, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Set
 from functools import cache
+from itertools import zip_longest
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -335,8 +336,8 @@ class _Complaints:
         found: Given | None = None
         call = ""
         current: Any = self._raw
-        for key in loc:
-            inner = _child(current, key)
+        for key, after in zip_longest(loc, loc[1:]):
+            inner = _child(current, key, after)
             if inner is None:
                 continue
             current = inner
@@ -396,8 +397,8 @@ class _Complaints:
         """The path of a value as its author would write it: `lm.pos.sections`."""
         path = self._part.name
         current: Any = self._raw
-        for key in loc:
-            inner = _child(current, key)
+        for key, after in zip_longest(loc, loc[1:]):
+            inner = _child(current, key, after)
             if inner is None:
                 continue
             current = inner
@@ -513,8 +514,11 @@ class _Complaints:
         self._add("V305", title, self._span(loc))
 
 
-def _child(current: Any, key: str | int) -> Any:
-    """The value below `current` at `key`; None when `key` is only the name of a call."""
+def _child(current: Any, key: str | int, after: str | int | None) -> Any:
+    """The value below `current` at `key`; None when `key` is only the name of a call.
+
+    Before the name of a call a number is a place in a list, which may be one without brackets.
+    """
     if isinstance(current, dict):
         return current.get(key)
     if isinstance(current, tuple):
@@ -523,6 +527,8 @@ def _child(current: Any, key: str | int) -> Any:
     if isinstance(value, ListValue) and isinstance(key, int) and key < len(value.items):
         return value.items[key]
     if isinstance(value, CallValue):
+        if isinstance(key, int) and after == value.name:
+            return current
         if isinstance(key, int):
             return value.positional[key] if key < len(value.positional) else None
         return arguments_of(value).get(str(key).removeprefix("?"))

@@ -8,6 +8,10 @@ from click.testing import CliRunner
 from triptych.cli.show import show_command
 
 ONE_BLOCK = ["--set", "lm.depth=1", "--set", "vit.depth=1"]
+FEW_BITS = [
+    *("--set", "chat.target=aot(precision: bf16)"),
+    *("--set", "chat.quantize=[int8(vit.blocks.mlp), int4(lm.blocks)]"),
+]
 
 
 def run(*argv):
@@ -23,6 +27,7 @@ def run(*argv):
         ("ir_after", ["qwen2_vl_2b", "--ir", "--after", "build", "--places"]),
         ("ir_prefix", ["qwen2_vl_2b", "--ir", "--stage", "sft", "--method", "prefix"]),
         ("parameters", ["qwen2_vl_2b", "--parameters", "--stage", "sft", *ONE_BLOCK]),
+        ("few_bits", ["qwen2_vl_2b", "--parameters", "--mode", "chat", *ONE_BLOCK, *FEW_BITS]),
     ],
 )
 def test_shows(golden, name, argv):
