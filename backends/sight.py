@@ -124,9 +124,9 @@ class Sight:
         begin, view = 0, next(iter(each))
         for medium in media:
             end = begin + sum(self._processor.inputs[name].runs(medium)[view])
-            rows = self._cut(name, media, yielded, {view: slice(begin, end)})
+            own = self._cut(name, media, yielded, {view: slice(begin, end)})
             # Of its own memory: what is kept of one medium must not hold that of all.
-            yield {output: seen.clone() for output, seen in rows.items()}
+            yield {output: seen.clone() for output, seen in own.items()}
             begin = end
 
     def _cut(self, name: str, media: Sequence[Seen], yielded: Yielded, rows: Group) -> Yielded:

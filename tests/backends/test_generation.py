@@ -172,3 +172,12 @@ def test_too_few_patches_are_filled_up(tiny_job, session):
     wide.limits = {**wide.limits, "image.patches": Limit(400, 7168, 4)}
     padded = Session(wide, session.processor, session.spec)
     assert padded.batch(DIALOGUES, new=6) == session.batch(DIALOGUES, new=6)
+
+
+def test_a_picture_that_is_too_large_for_one_call_is_refused(tiny_job, session):
+    narrow = EagerExecutable(tiny_job)
+    narrow.limits = {**narrow.limits, "image.patches": Limit(8, 64, 4)}
+    small = Session(narrow, session.processor, session.spec)
+    said = r"vision_image: image\.patches is \d+; the executable takes 8 to 64 in steps of 4\."
+    with pytest.raises(InputError, match=said):
+        list(small.chat(asked(picture(300, 300), "what?"), new=2))
