@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -90,3 +93,18 @@ def test_a_penalty_is_that_of_transformers(scores):
 def test_a_rule_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"top_p|temperature"):
         Sampling(**wrong)
+
+
+def test_another_process_draws_the_same(scores):
+    program = """
+import torch
+from triptych.backends.sampling import Chooser, Sampling
+scores = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)) * 3
+chooser = Chooser(Sampling(1.0, top_p=0.95), 7, (0, 1, 2, 3))
+print([chooser.choose(scores).tolist() for _ in range(5)])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    chooser = Chooser(Sampling(1.0, top_p=0.95), 7, (0, 1, 2, 3))
+    assert done.stdout.strip() == str([chooser.choose(scores).tolist() for _ in range(5)])
