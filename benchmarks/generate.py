@@ -3,9 +3,9 @@
 A picture and some text are answered greedily by both, with the same weights in the same memory, one
 after the other in each of several rounds; the machine's limits are measured in each round too.
 Printed are medians over the rounds: seconds to the first token (tower, adapter and prompt) and for
-each token after it, how many times as quick as the peer that is, and its share of the limit: the
-operations of the maths at the rate of a bfloat16 product; the bytes of the language model's weights
-at the read bandwidth. Weights are random.
+each token after it, how many times as quick as the first row that is, and its share of the limit:
+the operations of the maths at the rate of a bfloat16 product; the bytes of the language model's
+weights at the read bandwidth. Weights are random.
 
 Needs the extra `benchmarks` (transformers), and g++ for the backends that compile. `tiny` and
 `small` run anywhere in a minute or two. `2b` needs 12 GB of memory, and compiles for minutes: do
@@ -14,6 +14,7 @@ that before, into a folder that is kept, and measure then, when the machine is q
     python benchmarks/generate.py --size small --backend aot --backend inductor
     python benchmarks/generate.py --size 2b --keep build/2b --compile-only
     python benchmarks/generate.py --size 2b --keep build/2b
+    python benchmarks/generate.py --size 2b --keep build/2b --quantize "int8(lm)"
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from triptych.compiler.memory import answering
 from triptych.compiler.workload import Item, Sample, shapes_of
 from triptych.dsl.load import load_recipe
 from triptych.dsl.recipe import Recipe
+
+PEER = "transformers"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--runs", type=int, default=3, help="rounds, whose medians are printed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--quantize", metavar="WHAT", help="as a recipe says it, `int8(lm)`: without the peer"
+    )
     parser.add_argument("--keep", type=Path, help="a folder for compiled code, found there again")
     parser.add_argument("--compile-only", action="store_true", help="fill that folder, and stop")
     options = parser.parse_args()
@@ -105,7 +111,9 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     keep = options.keep or Path(folder.name)
 
-    recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "chat.target = eager()"])
+    changes = [*SIZES[options.size], "chat.target = eager()"]
+    changes += [f"chat.quantize = {options.quantize}"] if options.quantize else []
+    recipe = load_recipe("qwen2_vl_2b", amend=changes)
     work = stills(job(recipe, "chat", weights=0, dtype=PRECISIONS[options.dtype]))
     processor = endless(Processor(work.spec))
     sample = question(processor, options.text, options.pixels)
@@ -124,10 +132,10 @@ def main() -> None:
     if options.compile_only:
         return
 
-    peer = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
-    fed = peer_inputs(processor, sample, work.spec["tokens"]["specials"]["image_pad"]["id"])
-    theirs = Row(lambda new: ask_peer(peer, fed, new))
-    rows = {"transformers": theirs, **rows}
+    if not options.quantize:
+        peer = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
+        fed = peer_inputs(processor, sample, work.spec["tokens"]["specials"]["image_pad"]["id"])
+        rows = {PEER: Row(lambda new: ask_peer(peer, fed, new)), **rows}
     said = {name: row.ask(8).tokens[0] for name, row in rows.items()}
     for _ in range(options.runs):
         for row in rows.values():
@@ -143,18 +151,18 @@ def main() -> None:
     rate = statistics.median(rate for row in rows.values() for rate in row.rate)
     read = statistics.median(read for row in rows.values() for read in row.read)
     print(f"the machine: {rate / 1e12:.2f} TFLOP/s in bfloat16, {read / 1e9:.1f} GB/s read")
-    titles = f"{'x peer':>9}{'of limit':>10}"
-    print(f"{'':<14}{'first token, s':>15}{titles}{'next token, s':>15}{titles}  as the peer")
-    base = statistics.median(theirs.first), statistics.median(theirs.next)
+    titles = f"{'x first':>9}{'of limit':>10}"
+    print(f"{'':<14}{'first token, s':>15}{titles}{'next token, s':>15}{titles}   tokens alike")
+    base = next(iter(rows.values()))
     for name, row in rows.items():
         first, following = statistics.median(row.first), statistics.median(row.next)
         shares = row.shares(todo, size)
-        pairs = zip(said[name], said["transformers"], strict=True)
+        pairs = zip(said[name], next(iter(said.values())), strict=True)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         print(
-            f"{name:<14}{first:>15.3f}{base[0] / first:>9.2f}{shares[0]:>10.2f}"
-            f"{following:>15.4f}{base[1] / following:>9.2f}{shares[1]:>10.2f}"
-            f"{same:>6} of {len(said[name])}"
+            f"{name:<14}{first:>15.3f}{statistics.median(base.first) / first:>9.2f}"
+            f"{shares[0]:>10.2f}{following:>15.4f}{statistics.median(base.next) / following:>9.2f}"
+            f"{shares[1]:>10.2f}{same:>6} of {len(said[name])}"
         )
 
 

@@ -12,7 +12,6 @@ compile, once where a folder is given.
 
     python benchmarks/memory.py --keep build/memory
     python benchmarks/memory.py --only qwen2_vl_tiny --backend eager
-    python benchmarks/memory.py --keep build/memory --write docs/plan.md
 """
 
 from __future__ import annotations
@@ -31,9 +30,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rich.progress import track
-
-from triptych.benchmarks.plan import markdown, written
+from triptych.benchmarks.plan import markdown
 
 PIXELS = 448
 NEW = 16
@@ -162,14 +159,13 @@ def row(name: str, backend: str, keep: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print or write the table."""
+    """Print the table, as Markdown, row by row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", action="append", metavar="RECIPE", help="repeatable")
     parser.add_argument("--backend", action="append", help="repeatable; all, unless given")
     parser.add_argument("--keep", type=Path, help="a folder for compiled code, found there again")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options: Any = parser.parse_args()
     if options.alone:
@@ -184,13 +180,9 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         keep = options.keep or Path(folder)
-        rows = [row(*case, keep) for case in track(cases, "memory")]
-    table = markdown(HEADER, rows)
-    if options.write is None:
-        print(table)
-        return
-    page = options.write.read_text(encoding="utf-8")
-    options.write.write_text(written(page, "answers", table, "memory.py"), encoding="utf-8")
+        print(markdown(HEADER, []), end="")
+        for case in cases:
+            print(f"| {' | '.join(row(*case, keep))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -123,9 +123,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def written(page: str, name: str, table: str, maker: str = "plan.py") -> str:
-    """The page with a table between its two marks, which say what of these benchmarks made it."""
-    begin, end = f"<!-- {name}: made by benchmarks/{maker} -->\n", "<!-- end -->"
+def written(page: str, name: str, table: str) -> str:
+    """The page with a table between its two marks."""
+    begin, end = f"<!-- {name}: made by benchmarks/plan.py -->\n", "<!-- end -->"
     before, mark, rest = page.partition(begin)
     if not mark:
         raise SystemExit(f"the page has no line {begin.strip()}")
