@@ -65,7 +65,7 @@ class VisionAttention(nn.Module):
         if cos_ND is not None and sin_ND is not None:
             cos_N1D, sin_N1D = cos_ND[:, None], sin_ND[:, None]
             q_XHD, k_XHD = (
-                rotate(x.float(), cos_N1D, sin_N1D).to(v_XHD.dtype) for x in (q_XHD, k_XHD)
+                rotate(x.float(), cos_N1D, sin_N1D, v_XHD.dtype) for x in (q_XHD, k_XHD)
             )
         return self.proj(segment_attention(q_XHD, k_XHD, v_XHD, segment_id_N).flatten(1))
 
