@@ -69,9 +69,22 @@ def in_form(
 
 def export(module: nn.Module, method: Method, limits: Mapping[str, Limit]) -> ExportedProgram:
     """The program of a lowered method; torch refuses it if a size is not free within its limits."""
-    weights, inputs = arguments(parameter_ports(module, method), method, limits)
-    free = {name: _free(port, limits) for name, port in method.inputs.items()}
-    return _export(Functional(module), (weights, inputs), ({name: {} for name in weights}, free))
+    given = arguments(parameter_ports(module, method), method, limits)
+    return _export(Functional(module), given, _dynamic_shapes(method, limits))
+
+
+def exported_again(
+    program: ExportedProgram,
+    parameters: Mapping[str, Port],
+    method: Method,
+    limits: Mapping[str, Limit],
+) -> ExportedProgram:
+    """A program that was read from a file, with an ordinary value for each size that is free.
+
+    torch does not store those of sizes that come in steps, and cannot compile without them.
+    """
+    given = arguments(parameters, method, limits)
+    return _export(program.module(check_guards=False), given, _dynamic_shapes(method, limits))
 
 
 def arguments(
@@ -136,6 +149,11 @@ def _empty(port: Port, limits: Mapping[str, Limit]) -> Tensor:
 def _free(port: Port, limits: Mapping[str, Limit]) -> dict[int, Any]:
     dims = dynamic(limits)
     return {dim: dims[str(size)] for dim, size in enumerate(port.sizes) if size in dims}
+
+
+def _dynamic_shapes(method: Method, limits: Mapping[str, Limit]) -> Any:
+    free = {name: _free(port, limits) for name, port in method.inputs.items()}
+    return {name: {} for name in method.parameters}, free
 
 
 def _export(function: nn.Module, arguments: tuple[Any, ...], free: Any) -> ExportedProgram:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from .artefact import TOKENIZER, Artefact
 from .base import Executable, Limit, Method, Port
 from .bindings import linked_as, parameters_of, placed
+from .exporting import exported_again
 from .manifest import ArtefactError, Manifest, Target, versions
 from .packing import program_file, write_weights
 from .records import LimitRecord, WeightsRecord
@@ -84,7 +85,8 @@ class FromArtefact:
         copy = folder / program_file(name)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, copy)
-        return loaded(source, self.manifest)
+        program = loaded(source, self.manifest)
+        return exported_again(program, self.parameters, self.methods[name], self.limits)
 
     def reference(self) -> Executable | None:
         """The programs themselves, run operator by operator."""

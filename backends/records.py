@@ -173,7 +173,7 @@ class WeightsRecord(Record):
     """
 
     kind: Literal["inside", "linked", "none"]
-    bindings: tuple[Binding, ...]
+    bindings: tuple[Binding, ...] = ()
     """Of "none", all tensors that such weights are published as."""
     source: str | None = None
     """Linked: the file or folder, as it was named."""
