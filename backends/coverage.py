@@ -1,8 +1,9 @@
 """Which operators of a program TensorRT has converters for, read from torch-tensorrt's source.
 
-This is the first of three levels of evidence, and the only one that needs no library to be loaded:
-an operator is *listed* when a converter is registered for it. A converter may still refuse some of
-its calls (`conditional` counts those that can), and a listed program may still fail to build.
+This is the first of three levels of evidence (`evidence`), and the only one that needs no library
+to be loaded: an operator is *listed* when a converter is registered for it. A converter may still
+refuse some of its calls (`conditional` counts those that can), and a listed program may still fail
+to build.
 
 The table that triptych keeps, for where torch-tensorrt is not installed, is made from a wheel:
 
@@ -12,32 +13,25 @@ The table that triptych keeps, for where torch-tensorrt is not installed, is mad
 from __future__ import annotations
 
 import ast
-import copy
 import json
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata, util
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import util
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx import Node
-from torch.fx.traceback import annotate, preserve_node_meta
 
-from ..compiler.lower import MethodModule
-from .base import Limit
-from .job import Job
-from .tensorrt import program
+from .engine_build import part_of
+from .offline import torch_tensorrt_release
 
 KEPT = Path(__file__).with_name("converters.json")
 """What the wheel of a release registers, as `python -m triptych.backends.coverage` wrote it."""
-SIZES = "(sizes)"
-"""Where a method computes with sizes, outside of every part."""
 _FOLDER = "torch_tensorrt/dynamo/conversion"
 _DECORATOR = "dynamo_tensorrt_converter"
 # What torch-tensorrt's own passes take out of a program, and what triptych converts itself.
@@ -73,37 +67,10 @@ def known_here(source: Path | None = None) -> tuple[str, dict[str, Converter]]:
     if source:
         return f"the wheel {source.name}", converters(source)
     if place := installed():
-        return f"torch-tensorrt {metadata.version('torch-tensorrt')}, installed here", converters(
-            place
-        )
+        return f"torch-tensorrt {torch_tensorrt_release()}, installed here", converters(place)
     table = json.loads(KEPT.read_text(encoding="utf-8"))
     known = {name: Converter(**rule) for name, rule in table["converters"].items()}
     return f"the table that triptych keeps, made from {table['wheel']}", known
-
-
-def coverage(
-    job: Job, known: Mapping[str, Converter], limits: Mapping[str, Limit]
-) -> dict[str, dict[str, Coverage]]:
-    """Method -> part of the recipe -> what is listed of it. Needs no weights."""
-    named = {name: _named(method) for name, method in job.lowered.methods.items()}
-    job = replace(job, lowered=replace(job.lowered, methods=named))
-    with preserve_node_meta():
-        return {name: covered(program(job, name, limits), known) for name in job.methods}
-
-
-def _named(method: MethodModule) -> MethodModule:
-    """The same method; what is traced of it carries the name of the part."""
-
-    def naming(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def named(*values: Any) -> Any:
-            with annotate({"part": name.partition("@")[0]}):
-                return run(*values)
-
-        return named
-
-    made = copy.copy(method)
-    made._steps = [replace(step, run=naming(step.name, step.run)) for step in method._steps]
-    return made
 
 
 def installed() -> Path | None:
@@ -114,17 +81,22 @@ def installed() -> Path | None:
 
 
 def converters(source: Path) -> dict[str, Converter]:
-    """Every registered operator, as `aten.add.Tensor`: from a site-packages folder, or a wheel."""
+    """Every registered operator, as `aten.add.Tensor`: from a site-packages folder, or a wheel.
+
+    Of several converters for one operator, each takes the calls that its validator lets through.
+    """
     found: dict[str, Converter] = {}
     for text in _sources(source):
         for call in ast.walk(ast.parse(text)):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == _DECORATOR:
                 options = {option.arg: option.value for option in call.keywords}
                 name = ast.unparse(call.args[0]).removeprefix("torch.ops.")
+                conditional = "capability_validator" in options
+                dynamic = ast.unparse(options.get("supports_dynamic_shapes", ast.Constant(False)))
+                other = found.get(name, Converter(conditional=True, dynamic=False))
                 found[name] = Converter(
-                    conditional="capability_validator" in options,
-                    dynamic=ast.unparse(options.get("supports_dynamic_shapes", ast.Constant(False)))
-                    == "True",
+                    conditional=conditional and other.conditional,
+                    dynamic=dynamic == "True" or other.dynamic,
                 )
     return found
 
@@ -137,23 +109,40 @@ def covered(program: ExportedProgram, known: Mapping[str, Converter]) -> dict[st
         for operator, rule in {**default_decompositions(), **_TAKEN_APART}.items()
         if str(operator) not in known
     }
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, list[Node]] = {}
     for node in program.run_decompositions(table).graph.nodes:
         if _is_call(node):
-            part = (node.meta.get("custom") or {}).get("part", SIZES)
-            parts.setdefault(part, []).append(str(node.target))
-    return {part: _counted(names, known) for part, names in parts.items()}
+            parts.setdefault(part_of(node), []).append(node)
+    return {part: _counted(nodes, known) for part, nodes in parts.items()}
 
 
-def _counted(names: list[str], known: Mapping[str, Converter]) -> Coverage:
-    rules = {name: _converter(name, known) for name in set(names)}
-    unlisted = Counter(name for name in names if not rules[name] and name not in _HANDLED)
-    conditional = sum((rule := rules[name]) is not None and rule.conditional for name in names)
-    return Coverage(len(names), len(names) - unlisted.total(), conditional, dict(unlisted))
+def _counted(nodes: list[Node], known: Mapping[str, Converter]) -> Coverage:
+    rules = [_converter(node, known) for node in nodes]
+    unlisted = Counter(
+        str(node.target)
+        for node, rule in zip(nodes, rules, strict=True)
+        if not rule and str(node.target) not in _HANDLED
+    )
+    conditional = sum(rule is not None and rule.conditional for rule in rules)
+    return Coverage(len(nodes), len(nodes) - unlisted.total(), conditional, dict(unlisted))
 
 
-def _converter(name: str, known: Mapping[str, Converter]) -> Converter | None:
-    return known.get(name) or known.get(name.rpartition(".")[0])
+def _converter(node: Node, known: Mapping[str, Converter]) -> Converter | None:
+    """What is registered for a call; nothing, where its sizes are free and must not be."""
+    name = str(node.target)
+    rule = known.get(name) or known.get(name.rpartition(".")[0])
+    return rule if rule and (rule.dynamic or not _is_free(node)) else None
+
+
+def _is_free(node: Node) -> bool:
+    """Whether a tensor that goes in has a free size."""
+    given = (one.meta.get("val") for one in node.all_input_nodes)
+    return any(
+        isinstance(size, torch.SymInt)
+        for value in given
+        if isinstance(value, torch.Tensor)
+        for size in value.shape
+    )
 
 
 def _is_call(node: Node) -> bool:

@@ -6,17 +6,79 @@ The tests that run it are marked `gpu`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import Executable, Limit, Method
+from .base import Executable, Limit, Method, Port
 from .manifest import ArtefactError
 
 UPDATED = "updated."
 """What the name of an updated cache begins with, as an output of an engine."""
+MAGIC = b"triptych engine 1\n"
+"""How the file of an engine begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One input of an engine: its sizes, some of them named, and the least and greatest shape."""
+
+    sizes: tuple[int | str, ...]
+    dtype: str
+    least: tuple[int, ...]
+    most: tuple[int, ...]
+
+    @classmethod
+    def of(cls, port: Port, least: tuple[int, ...], most: tuple[int, ...]) -> Binding:
+        """What is written of an input."""
+        return cls(port.sizes, str(port.dtype).removeprefix("torch."), least, most)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A serialised engine with what must be known to bind it: TensorRT's own file says less.
+
+    >>> engine = Engine(b"plan", "sm89", {}, ("logits",), {"updated.cache.0.k": "cache.0.k"})
+    >>> Engine.parse(engine.content()) == engine
+    True
+    """
+
+    plan: bytes
+    target: str
+    """The compute capability that it was built for, as `sm89`."""
+    inputs: Mapping[str, Binding]
+    outputs: tuple[str, ...]
+    aliased: Mapping[str, str]
+    """Output -> the input that it shares its memory with: a cache, updated in place."""
+
+    def content(self) -> bytes:
+        """What its file holds: a line of JSON, then the engine as TensorRT reads it."""
+        head = {name: value for name, value in asdict(self).items() if name != "plan"}
+        return b"".join((MAGIC, json.dumps(head).encode(), b"\n", self.plan))
+
+    @classmethod
+    def parse(cls, content: bytes) -> Engine:
+        """The engine again; ArtefactError where the bytes are not what `content` made."""
+        if not content.startswith(MAGIC):
+            raise ArtefactError("this is no engine of this version of triptych: compile again")
+        head, _, plan = content[len(MAGIC) :].partition(b"\n")
+        try:
+            found = json.loads(head)
+            inputs = {
+                name: Binding(**{key: _plain(value) for key, value in given.items()})
+                for name, given in found["inputs"].items()
+            }
+            return cls(plan, found["target"], inputs, tuple(found["outputs"]), found["aliased"])
+        except (ValueError, TypeError, KeyError) as problem:
+            raise ArtefactError(f"an engine's head is damaged: {problem}") from problem
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class StaleCacheError(ArtefactError):
@@ -60,7 +122,7 @@ class EngineExecutable(Executable):
         self._engines: dict[str, Any] = {}
         self._contexts: dict[str, Any] = {}
         for name, method in methods.items():
-            engine = runtime.deserialize_cuda_engine(engines[name])
+            engine = runtime.deserialize_cuda_engine(Engine.parse(engines[name]).plan)
             if engine is None:
                 raise ArtefactError(
                     f"TensorRT cannot read the engine of {name}: compile again here"

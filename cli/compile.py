@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -39,6 +39,7 @@ Examples:
   triptych compile programs/ --weights Qwen2-VL-72B-Instruct/ --link --out qwen72/
   triptych compile scenes.artefact --out here.artefact             code for this machine and torch
   triptych compile qwen2_vl_72b --backend tensorrt --target sm90 --report-only
+  triptych compile qwen2_vl_tiny --backend tensorrt --target sm89 --report-only --evidence built
   triptych compile my.vlm --backend inductor --random-weights 0    fills the cache of `run`
 
 \b
@@ -79,10 +80,16 @@ class Compute(click.ParamType[str]):
 @click.option(
     "--report-only",
     is_flag=True,
-    help="With tensorrt: which operators have converters; needs no GPU, and compiles nothing.",
+    help="With tensorrt: what is known of each part without a GPU; writes nothing.",
 )
 @click.option(
     "--target", type=Compute(), help="The GPU that --report-only is asked about, as in sm90."
+)
+@click.option(
+    "--evidence",
+    type=click.Choice(["listed", "accepted", "built"]),
+    help="How far --report-only goes: names alone, the library's dry run (the default where it is "
+    "installed and a target is given), engines.",
 )
 @click.option(
     "--converters",
@@ -103,6 +110,7 @@ def compile_command(
     amend: tuple[str, ...],
     report_only: bool,
     target: str | None,
+    evidence: Literal["listed", "accepted", "built"] | None,
     converters: Path | None,
     as_json: bool,
 ) -> None:
@@ -124,6 +132,7 @@ def compile_command(
         }
         given |= {"--set": amend or None, "--target": target, "--converters": converters}
         given |= {"--report-only": report_only or None, "--json": as_json or None}
+        given |= {"--evidence": evidence}
         if decided := [name for name, value in given.items() if value is not None]:
             raise click.UsageError(f"{', '.join(decided)}: decided when the artefact was compiled")
         _compile_again(Path(model), backend, out, weights, link)
@@ -138,12 +147,13 @@ def compile_command(
     if report_only:
         if backend != "tensorrt":
             raise click.UsageError("--report-only is for --backend tensorrt")
-        report(loaded, job_of(loaded, mode, None, None, dtype), converters, target, as_json)
+        job = job_of(loaded, mode, None, None, dtype)
+        report(loaded, job, converters, target, evidence, as_json)
         return
-    if target or converters or as_json:
+    if target or evidence or converters or as_json:
         raise click.UsageError(
-            "--target, --converters and --json are for --report-only: an engine is built on the "
-            "GPU that runs it"
+            "--target, --evidence, --converters and --json are for --report-only: an engine is "
+            "built on the GPU that runs it"
         )
     if backend == "eager":
         raise click.UsageError("eager compiles nothing: choose --backend aot, inductor or tensorrt")

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from triptych.backends import tensorrt
-from triptych.backends.base import BackendError, Limit, Method, Port
-from triptych.backends.coverage import KEPT, converters, coverage, known_here
-from triptych.backends.engines import StaleCacheError, require_aliases
+from triptych.backends.base import BackendError, Limit, Method, MissingError, Port
+from triptych.backends.coverage import KEPT, converters, covered, known_here
+from triptych.backends.eager import Eager
+from triptych.backends.engine_build import SIZES, settings
+from triptych.backends.engine_programs import binding_names, engine_limits, profile, program
+from triptych.backends.engines import Binding, Engine, StaleCacheError, require_aliases
+from triptych.backends.evidence import evidence
 from triptych.backends.generation import Session
 from triptych.backends.job import job
+from triptych.backends.manifest import ArtefactError
 from triptych.backends.probe import difference, probe
-from triptych.backends.tensorrt import TensorRT, engine_limits, profile, settings
+from triptych.backends.repeated import rounds
+from triptych.backends.tensorrt import TensorRT
 from triptych.cli.compile import compile_command
+from triptych.cli.coverage import reached_level
 from triptych.dsl.load import load_recipe
 
 from .conftest import TINY
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/tensorrt.md"
 
 CONVERTERS = """
 @dynamo_tensorrt_converter(torch.ops.aten.linear.default, supports_dynamic_shapes=True)
@@ -50,25 +61,45 @@ def test_an_old_torch_tensorrt_is_missing(monkeypatch):
 @pytest.mark.parametrize("name", ["vision_image", "vision_video", "project", "prefill", "decode"])
 def test_a_program_is_the_method(tiny_job, eager, limits, name):
     """Caches as values, masked attention, tensors one after another: what eager yields."""
-    method = tiny_job.methods[name]
-    made = tensorrt.program(tiny_job, name, limits)
-    given = probe(method, limits, tiny_job.tokens)
+    operators = same_as_eager(tiny_job, eager, limits, name)
+    assert "triptych.kv_update.default" not in operators
+    assert "triptych.segment_attention.default" not in operators
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "gone"),
+    [
+        ("deepseek_vl_tiny", "vision_image", None),
+        ("internvl_chat_qllama_tiny", "project", "aten.gather.default"),
+    ],
+    ids=["values narrower than keys", "rows picked by number"],
+)
+def test_what_a_converter_would_refuse_takes_another_form(recipe, name, gone):
+    """Both refusals were found by a dry run; `test_engines` asks it again."""
+    small = job(load_recipe(recipe), "chat", weights=0)
+    sizes = engine_limits(small.limits, small.spec, 1, None)
+    assert gone not in same_as_eager(small, Eager().compile(small), sizes, name)
+
+
+def same_as_eager(job, eager, limits, name):
+    """The operators of a method's program, which yields what eager yields."""
+    method = job.methods[name]
+    made = program(job, name, limits)
+    given = probe(method, limits, job.tokens)
     before = {cache: given[cache].clone() for cache in method.caches}
-    state = tiny_job.lowered.module.state_dict()
+    state = job.lowered.module.state_dict()
     parameters = [state[one] for one in method.parameters]
     yielded = made.module()(*parameters, *given.values())
     for cache, tensor in before.items():
         assert torch.equal(given[cache], tensor), "the program itself writes nowhere"
     theirs = eager.run(name, given) | {f"updated.{cache}": given[cache] for cache in before}
-    names = tensorrt.binding_names(method)[1]
+    names = binding_names(method)[1]
     assert difference(dict(zip(names, yielded, strict=True)), theirs) < 1e-6
-    operators = {str(node.target) for node in made.graph.nodes}
-    assert "triptych.kv_update.default" not in operators
-    assert "triptych.segment_attention.default" not in operators
+    return {str(node.target) for node in made.graph.nodes}
 
 
 def test_every_cache_is_an_input_and_an_output(tiny_job):
-    inputs, outputs = tensorrt.binding_names(tiny_job.methods["decode"])
+    inputs, outputs = binding_names(tiny_job.methods["decode"])
     caches = [name for name in inputs if name.startswith("cache.")]
     assert len(caches) == 4
     assert outputs == ("logits", *(f"updated.{name}" for name in caches))
@@ -147,19 +178,33 @@ def test_what_is_not_listed_is_counted_in_its_part(tiny_job, limits, tmp_path):
     folder = tmp_path / "torch_tensorrt/dynamo/conversion"
     folder.mkdir(parents=True)
     (folder / "aten_ops_converters.py").write_text(CONVERTERS)
-    found = coverage(tiny_job, converters(tmp_path), limits)
+    found = evidence(tiny_job, converters(tmp_path), limits)
     assert found.keys() == tiny_job.methods.keys()
-    merger = found["project"]["merger"]
+    merger = found["project"].listed["merger"]
     assert merger.listed == 2
     assert merger.calls == merger.listed + sum(merger.unlisted.values())
-    assert {"vit.patch_embed", "vit.blocks"} < found["vision_image"].keys()
-    assert {"lm.embed", "lm.blocks", "lm.norm", "lm.head"} < found["decode"].keys()
+    assert {"vit.patch_embed", "vit.blocks"} < found["vision_image"].listed.keys()
+    assert {"lm.embed", "lm.blocks", "lm.norm", "lm.head"} < found["decode"].listed.keys()
+
+
+def test_blocks_that_repeat_are_counted_from_a_few():
+    """What is told of four blocks, or of four times two, is what the whole of them has."""
+    deep = job(load_recipe("minigpt4_tiny", amend=["qformer.depth=8", "lm.depth=4"]), "chat")
+    limits = engine_limits(deep.limits, deep.spec, 1, None)
+    _, known = known_here()
+    assert rounds(deep) == {"qformer": 4, "lm.blocks": 4}
+    told = evidence(deep, known, limits)
+    for method in ("project", "decode"):
+        whole = covered(program(deep, method, limits), known)
+        assert sum(one.calls for one in told[method].listed.values()) == whole[SIZES].calls
 
 
 def test_the_table_that_is_kept_is_of_a_release_that_updates_caches():
     _, known = known_here()
     assert {"aten.scaled_dot_product_attention.default", "aten.linear.default"} < known.keys()
-    assert "torch_tensorrt-2.14" in KEPT.read_text()
+    assert "torch_tensorrt_rtx-2.14.0" in KEPT.read_text()
+    assert known["aten.clone.default"].dynamic, "the second of its two converters is not"
+    assert not known["aten.gather.default"].dynamic
     assert len(known) > 200
 
 
@@ -176,18 +221,51 @@ def test_the_table_that_is_kept_is_of_a_release_that_updates_caches():
     ],
 )
 def test_towers_adapters_and_decoders_are_listed_whole(name):
-    """By the kept table; what would block is named with its part."""
+    """By the kept table; what would block is named with its part. And the page has a row of it."""
     recipe = load_recipe(name)
-    small = job(recipe, next(iter(recipe.modes)))
+    mode = next(iter(recipe.modes))
+    small = job(recipe, mode)
     _, known = known_here()
-    found = coverage(small, known, engine_limits(small.limits, small.spec, 1, None))
+    found = evidence(small, known, engine_limits(small.limits, small.spec, 1, None))
     assert not {
         (method, part, operator)
-        for method, parts in found.items()
-        for part, one in parts.items()
-        for operator in one.unlisted
+        for method, one in found.items()
+        for part, listed in one.listed.items()
+        for operator in listed.unlisted
     }
-    assert all(one.calls for parts in found.values() for one in parts.values())
+    page = PAGE.read_text(encoding="utf-8")
+    for method, one in found.items():
+        assert all(part.calls for part in one.listed.values())
+        row = rf"\| `{name}` \| {mode} \| {method} \| (\d+) of \1 \| (\d+) of \2 \| 1 \|"
+        assert re.search(row, page), method
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    """The names are still told; what was asked for and cannot be had is an error."""
+    lacks = ["torch-tensorrt-rtx"]
+    monkeypatch.setattr("triptych.backends.offline.lacking_offline", lambda: lacks)
+    reached, why = reached_level("sm89", None)
+    assert reached == "listed"
+    assert "not installed here: torch-tensorrt-rtx; pip install --no-deps" in why["accepted"]
+    assert why["accepted"] == why["built"]
+    with pytest.raises(MissingError, match="--evidence built cannot be had"):
+        reached_level("sm89", "built")
+
+
+def test_engines_are_asked_for_a_target():
+    asked = [TINY, "--backend", "tensorrt", "--report-only", "--evidence", "built"]
+    said = CliRunner().invoke(compile_command, asked)
+    assert said.exit_code == 2
+    assert "--evidence built is asked for a --target" in said.output
+
+
+def test_an_engines_file_says_what_it_is_bound_to():
+    bindings = {"x": Binding.of(Port((1, "n"), torch.int64), (1, 2), (1, 8))}
+    engine = Engine(b"plan\n\x00", "sm89", bindings, ("y",), {"updated.cache.0": "cache.0"})
+    assert Engine.parse(engine.content()) == engine
+    for damaged in (b"", b"plan", engine.content()[:40]):
+        with pytest.raises(ArtefactError):
+            Engine.parse(damaged)
 
 
 def test_the_report_names_what_blocks_with_its_line(tmp_path):
@@ -195,7 +273,7 @@ def test_the_report_names_what_blocks_with_its_line(tmp_path):
     folder.mkdir(parents=True)
     (folder / "aten_ops_converters.py").write_text(CONVERTERS)
     asked = [TINY, "--backend", "tensorrt", "--target", "sm90", "--report-only"]
-    asked += ["--converters", str(tmp_path)]
+    asked += ["--converters", str(tmp_path), "--evidence", "listed"]
     said = CliRunner().invoke(compile_command, asked)
     assert said.exit_code == 0, said.output
     (line,) = [
@@ -208,7 +286,7 @@ def test_the_report_names_what_blocks_with_its_line(tmp_path):
     assert "sm90, declared and not detected" in said.output
     data = json.loads(CliRunner().invoke(compile_command, [*asked, "--json"]).stdout)
     assert data["levels"].keys() == {"listed", "accepted", "built"}
-    assert "no engine was built" in data["levels"]["built"]
+    assert data["levels"]["built"] == "not asked for"
     assert {"method": "decode", "part": "lm.embed", "operator": "aten.embedding.default"} in [
         {key: one[key] for key in ("method", "part", "operator")} for one in data["blocking"]
     ]
@@ -235,7 +313,7 @@ def test_engines_are_eagers_on_a_gpu(tiny_job, session, tmp_path):
     } == {"executed"}
     built = artefact.session()
     assert isinstance(built, Session)
-    assert built.chat(DIALOGUES, new=10) == session.chat(DIALOGUES, new=10)
+    assert built.batch(DIALOGUES, new=10) == session.batch(DIALOGUES, new=10)
 
 
 def test_limits_are_those_of_one_engine(limits):

@@ -1,0 +1,188 @@
+"""What becomes an engine: the program of a method in TensorRT's terms, for a range of sizes.
+
+Tensors in, one after another: parameters first, so that one copy of the weights serves all engines,
+then inputs. Tensors out, updated caches last: `kv_updated` yields the new cache, and the engine's
+layer for it writes into the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.nn import functional
+
+from ..blocks.operators import lowering
+from .base import BackendError, Limit, Method, Port
+from .engines import UPDATED
+from .exporting import examples, export, export_flat, parameter_ports
+from .job import Job
+
+
+@torch.library.custom_op("triptych::kv_updated", mutates_args=())
+def kv_updated(cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    """The cache with `new` in its slots from `start` on; TensorRT writes it into the cache."""
+    slot_BT = start[:, None] + torch.arange(new.shape[2], device=start.device)
+    return cache.scatter(2, slot_BT[:, None, :, None].expand_as(new), new)
+
+
+@kv_updated.register_fake
+def _(cache: Tensor, new: Tensor, start: Tensor) -> Tensor:
+    return torch.empty_like(cache)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The shapes that an engine takes for one input: the least, the usual and the greatest."""
+
+    least: tuple[int, ...]
+    usual: tuple[int, ...]
+    most: tuple[int, ...]
+
+    @property
+    def static(self) -> bool:
+        """Whether there is one shape only."""
+        return self.least == self.most
+
+
+def profile(port: Port, limits: Mapping[str, Limit]) -> Profile:
+    """The profile of an input, from the limits of its named sizes."""
+    return Profile(
+        port.shape({name: limit.low for name, limit in limits.items()}),
+        port.shape(examples(limits)),
+        port.shape({name: limit.high for name, limit in limits.items()}),
+    )
+
+
+def engine_limits(
+    limits: Mapping[str, Limit], spec: Mapping[str, Any], batch: int, slots: int | None
+) -> dict[str, Limit]:
+    """The limits that engines are built for: a cache of one size, so many sequences at a time.
+
+    A call of a tower takes the largest picture or frame, with all its tiles: attention over packed
+    rows is masked there, and the mask grows with their square. The session cuts what is more
+    between pictures.
+    """
+    found = dict(limits)
+    for name, size in (("batch", batch), ("slots", slots)):
+        if name not in limits:
+            continue
+        size = size or limits[name].high
+        if size not in limits[name]:
+            raise BackendError(f"{name} {size} is outside what the mode allows: {limits[name]}")
+        found[name] = Limit(size, size)
+    for name, most in _largest(spec["inputs"]).items():
+        if name in limits:
+            limit = limits[name]
+            found[name] = replace(limit, high=max(limit.low, min(limit.high, most)))
+    if "features" in limits:
+        found["features"] = replace(
+            limits["features"], high=max(limits["features"].low, batch * limits["length"].high)
+        )
+    return found
+
+
+def _largest(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """What the largest picture takes, by the names of sizes: of each input, and of all."""
+    found: dict[str, int] = {}
+    for medium, given in inputs.items():
+        size = given["size"]
+        for view, seen in given["views"].items():
+            if seen["dense"]:
+                tiles = size["high"] + size["thumbnail"] if size["call"] == "tiles" else 1
+                found[f"{medium}.pictures"] = tiles
+            else:
+                side = size["multiple"] // seen["patch"]
+                found[f"{view}.patches"] = size["most"] * side**2
+    for kind in ("patches", "pictures"):
+        own = [most for name, most in found.items() if name.endswith(f".{kind}")]
+        found |= {kind: max(own)} if own else {}
+    return found
+
+
+def program(job: Job, name: str, limits: Mapping[str, Limit]) -> ExportedProgram:
+    """What becomes an engine: tensors in, parameters first and then inputs; tensors out, updated
+    caches last.
+
+    Pictures are kept apart by a mask, and caches are values: `kv_updated` yields the new one.
+    """
+    method = job.methods[name]
+    with lowering(segment_attention="masked"):
+        exported = export(job.lowered.methods[name], method, limits)
+    graph = exported.graph
+    _return_caches(graph, method, len(method.parameters))
+    for node in graph.nodes:
+        node.target = _FORMS.get(node.target, node.target)
+    return export_flat(GraphModule(torch.nn.Module(), graph), ports(job, name), limits)
+
+
+def ports(job: Job, name: str) -> list[Port]:
+    """What an engine takes: parameters, then inputs."""
+    method = job.methods[name]
+    parameters = parameter_ports(job.lowered.methods[name], method)
+    return [*parameters.values(), *method.inputs.values()]
+
+
+def _return_caches(graph: torch.fx.Graph, method: Method, parameters: int) -> None:
+    """Writes become values; what reads a cache after its write reads the value, which is returned
+    too."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    names = dict(zip(method.inputs, placeholders[parameters:], strict=True))
+    writes = [node for node in graph.nodes if node.target is torch.ops.triptych.kv_update.default]
+    newest: dict[Node, Node] = {}
+    for write in writes:
+        cache, new, start = write.args
+        with graph.inserting_before(write):
+            value = graph.call_function(
+                torch.ops.triptych.kv_updated.default, (newest.get(cache, cache), new, start)
+            )
+        if "custom" in write.meta:  # the part of the recipe that it is of
+            value.meta["custom"] = write.meta["custom"]
+        position = {node: index for index, node in enumerate(graph.nodes)}
+        for user in list(cache.users):
+            if position[user] > position[write]:
+                user.replace_input_with(cache, value)
+        newest[cache] = value
+        graph.erase_node(write)
+    unwritten = [name for name in method.caches if names[name] not in newest]
+    assert not unwritten, f"{method.name} does not write {unwritten}"
+    output = graph.output_node()
+    (yielded,) = output.args
+    assert isinstance(yielded, tuple | list)
+    output.args = ((*yielded, *(newest[names[name]] for name in method.caches)),)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *masked: Any, **scaled: Any) -> Tensor:
+    """Attention whose values are as wide as its keys, as TensorRT has it: zeros fill them up."""
+    width = v.shape[-1]
+    if width == k.shape[-1]:
+        return functional.scaled_dot_product_attention(q, k, v, *masked, **scaled)
+    v = functional.pad(v, (0, k.shape[-1] - width))
+    return functional.scaled_dot_product_attention(q, k, v, *masked, **scaled)[..., :width]
+
+
+def _gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Whole rows of [B, T, W] by their numbers: the converter of `gather` wants fixed sizes."""
+    if dim != 1 or index.dim() != 3 or index.stride(2) != 0:
+        return x.gather(dim, index)
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], index[..., 0]]
+
+
+_FORMS: Mapping[Any, Any] = {
+    torch.ops.aten.scaled_dot_product_attention.default: _attend,
+    torch.ops.aten.gather.default: _gather,
+}
+"""What an operator becomes where its converter refuses calls that occur."""
+
+
+def binding_names(method: Method) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of an engine's inputs and outputs, in the order of its program."""
+    updated = tuple(f"{UPDATED}{name}" for name in method.caches)
+    return (*method.parameters, *method.inputs), (*method.outputs, *updated)
