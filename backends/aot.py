@@ -21,6 +21,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..blocks.operators import write_slots
+from . import native
 from .artefact import PACKAGE, Artefact, opened
 from .base import Executable, Missing
 from .exporting import Arguments, arguments, in_form
@@ -104,16 +105,17 @@ class Aot:
                 fake = arguments(origin.parameters, method, origin.limits)
                 files[name] = compiled(program, fake)
             step("package")
+            native.put_into(beside)
             _package(files, beside / PACKAGE)
             code = dict.fromkeys(origin.methods, PACKAGE)
             tools = {"c++": compiler_version()}
             manifest = origin.pack(beside, self.name, Target.here(), code, tools)
             step(f"compare with {origin.against}")
-            states: dict[str, State] = {PACKAGE: State("built")}
+            state = State("built")
             if reference := origin.reference():
                 errors = compared(origin, reference, opened(beside, manifest), origin.limits)
-                states[PACKAGE] = State("executed", processor(), origin.against, errors)
-            finish(manifest, beside, states)
+                state = State("executed", processor(), origin.against, errors)
+            finish(manifest, beside, {PACKAGE: state, native.LIBRARY: state})
         self.progress("done", steps, steps)
         return Artefact(folder)
 

@@ -2,13 +2,14 @@
 
     manifest.json          what it is: methods, limits, weights, the host's part, digests
     programs/METHOD.pt2    each method as a portable program without weights
-    aoti/methods.pt2       machine code of all methods for one kind of processor, or
+    aoti/methods.pt2       machine code of all methods for one kind of processor, with
+    kernels/triptych.so    those of our own kernels that it calls, or
     tensorrt/METHOD.engine an engine of each method for one kind of GPU
     weights/*.safetensors  every parameter, once; or none, where the user's own files are linked
     tokenizer/FILE         the vocabulary
 
-What is in `aoti` and `tensorrt` is code, and is run: an artefact must be trusted as any program is.
-The digests find damage, not malice.
+What is in `aoti`, `kernels` and `tensorrt` is code, and is run: an artefact must be trusted as any
+program is. The digests find damage, not malice.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import torch
 from torch import Tensor
 
 from ..blocks.input.calls import CHUNK
-from ..blocks.operators import attend_segments, stream_linear
+from ..blocks.operators import compiled_segments
+from . import native
 from .base import Executable, Method
 from .bindings import parameters_of
 from .embedding import AnySession, session_of
-from .manifest import MANIFEST, Manifest
+from .manifest import MANIFEST, ArtefactError, Manifest
 from .verification import check_fit, verify
 
 PACKAGE = "aoti/methods.pt2"
@@ -37,8 +39,7 @@ TOKENIZER = "tokenizer"
 # What compiled code calls. A kernel of torch.library.custom_op would do as well, but its first call
 # imports the whole of torch's compiler: seconds, of which an answer takes a tenth.
 _KERNELS = torch.library.Library("triptych", "IMPL")
-_KERNELS.impl("segment_attention", attend_segments, "CPU")
-_KERNELS.impl("linear", stream_linear, "CPU")
+_KERNELS.impl("segment_attention", compiled_segments, "CPU")
 
 
 class Artefact:
@@ -64,7 +65,11 @@ class Artefact:
 
     def session(self, *, chunk: int = CHUNK) -> AnySession:
         """What answers (prompts longer than `chunk` tokens fed in pieces), or makes vectors or
-        features."""
+        features; ArtefactError when it trains a stage."""
+        if self.manifest.training:
+            raise ArtefactError(
+                f"{self.folder} answers nothing, it trains a stage: `triptych train --artefact`"
+            )
         folder = self.folder / TOKENIZER
         return session_of(self.executable, folder, self.manifest.spec, chunk=chunk)
 
@@ -73,6 +78,7 @@ def opened(folder: Path, manifest: Manifest, weights: Path | None = None) -> Exe
     """The methods of an artefact that has been checked."""
     parameters = parameters_of(folder, manifest, weights)
     if manifest.backend == "aot":
+        native.load_from(folder / native.LIBRARY)
         return PackageExecutable(folder, manifest, parameters)
     from .engines import EngineExecutable
 

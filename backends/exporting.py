@@ -7,7 +7,7 @@ copy of the weights serves every method.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def exported(job: Job, name: str) -> ExportedProgram:
     What targets compute in ways of their own stays an operator of triptych's: writes to caches,
     attention inside pictures, and the matrices that a single token meets. `in_form` says how.
     """
-    with lowering(segment_attention="operator", kv_update="operator", linear=linear_form(name)):
+    with lowering(segment_attention="operator", kv_update="operator", **linear_forms(name)):
         return export(job.lowered.methods[name], job.methods[name], job.limits)
 
 
@@ -97,12 +97,25 @@ def arguments(
     return weights, inputs
 
 
-def linear_form(method: str) -> Literal["torch", "operator"]:
-    """How a compiled method computes the linear layers of the language model: as `lowering` says.
+class LinearForms(TypedDict):
+    """How a compiled method computes its linear layers: as `lowering` says."""
 
-    `decode` takes one token a row, and mostly one row; elsewhere matrices meet many rows.
+    linear: Literal["torch", "operator"]
+    few_bits: Literal["torch", "operator"]
+    activation: Literal["apart", "fused"]
+
+
+def linear_forms(method: str) -> LinearForms:
+    """Layers are our own operators, which read matrices as streams for few rows, and multiply tiles
+    for many; with these, an activation is computed as the sums are written out. Weights in few bits
+    are streams only for `decode`, which takes one token a row, and mostly one row.
     """
-    return "operator" if method == "decode" else "torch"
+    few = method == "decode"
+    return {
+        "linear": "operator",
+        "few_bits": "operator" if few else "torch",
+        "activation": "apart" if few else "fused",
+    }
 
 
 def export_flat(

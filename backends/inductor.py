@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from ..blocks.operators import lowering
 from ..blocks.regions import compiled_once
+from . import native
 from .base import Executable, Method, Missing
-from .exporting import linear_form
+from .exporting import linear_forms
 from .job import Job
 from .toolchain import cache_folder, code_in, missing_compiler
 
@@ -49,6 +50,7 @@ class Inductor:
 
     def compile(self, job: Job) -> InductorExecutable:
         """Compile at the first call of each bucket."""
+        native.load()
         return InductorExecutable(job, self.cache or cache_folder("inductor", job.digest))
 
 
@@ -75,7 +77,7 @@ class InductorExecutable(Executable):
         fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
         bucket: Bucket = (method.name, tuple(fixed.items()))
         # Guards hold the form in which a graph was traced: later calls must be made in it too.
-        with lowering(kv_update="scatter", linear=linear_form(method.name)), compiled_once():
+        with lowering(kv_update="scatter", **linear_forms(method.name)), compiled_once():
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
             self._compiled[bucket] = self._made(bucket, self._modules[method.name])

@@ -5,7 +5,9 @@ its products are computed; other benchmarks give their figures as shares of thes
 the same run. With one thread the clock is that thread's own processor time, so that a shared
 machine can be measured on; with more it is the clock on the wall, and the machine must be quiet.
 
-Needs nothing but torch and 300 MB of memory.
+Memory is read in two ways, by torch's sum and by `streams.cpp`; what is quicker is the limit.
+
+Needs g++ and 1 GB of memory.
 
     python benchmarks/limits.py --threads 1
 """
@@ -13,13 +15,18 @@ Needs nothing but torch and 300 MB of memory.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-READ = 60_000_000
-"""Numbers of float32 that are summed: many times what a cache holds."""
+READ = 200_000_000
+"""Numbers of float32 that are read: more than the largest of caches holds."""
 
 SIDE = 2048
 """Rows and columns of the matrices that are multiplied."""
@@ -38,9 +45,25 @@ def quickest(call: Callable[[], object], runs: int) -> float:
 
 
 def read_bandwidth(runs: int = 7) -> float:
-    """Bytes a second, of a sum over memory with as many threads as torch uses."""
+    """Bytes a second that are read from memory, with as many threads as torch uses."""
     numbers = torch.ones(READ)
-    return numbers.nbytes / quickest(numbers.sum, runs)
+    read, threads = streams(), torch.get_num_threads()
+    ways = (numbers.sum, lambda: read(numbers.data_ptr(), numbers.nbytes, threads))
+    return numbers.nbytes / min(quickest(way, runs) for way in ways)
+
+
+@functools.cache
+def streams() -> Callable[[int, int, int], int]:
+    """`read_all` of streams.cpp: from an address, so many bytes, with so many threads."""
+    source = Path(__file__).with_name("streams.cpp")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "streams.so"
+        flags = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"]
+        subprocess.run(["g++", *flags, str(source), "-o", str(library)], check=True)
+        read = ctypes.CDLL(str(library)).read_all
+    read.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    read.restype = ctypes.c_uint64
+    return read
 
 
 def product_rate(runs: int = 7) -> float:

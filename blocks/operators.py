@@ -22,13 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .matrices import GROUPS, int4_linear, int8_linear
+
 QUERY_SLICE = 1024
 """Queries whose scores are held at once in the backward of `segment_attention`."""
-
-
-FEW_ROWS = 8
-"""Rows up to which `linear` reads its matrix sooner as the first of two factors than as torch's
-layer does (docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,8 @@ class Forms:
     segment_attention: Literal["operator", "masked"] = "operator"
     kv_update: Literal["operator", "scatter"] = "operator"
     linear: Literal["torch", "operator"] = "torch"
+    few_bits: Literal["torch", "operator"] = "torch"
+    activation: Literal["apart", "fused"] = "apart"
     published: bool = False
 
 
@@ -50,15 +49,18 @@ def lowering(
     segment_attention: Literal["operator", "masked"] | None = None,
     kv_update: Literal["operator", "scatter"] | None = None,
     linear: Literal["torch", "operator"] | None = None,
+    few_bits: Literal["torch", "operator"] | None = None,
+    activation: Literal["apart", "fused"] | None = None,
     published: bool | None = None,
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
 
     "operator" is the opaque node (in eager runs the loop or the write itself), "masked" attends
     over all rows and masks foreign segments, "scatter" writes with `scatter_`, "torch" is torch's
-    own linear layer. `published` computes in the order of the published models, bit for bit:
-    attention as two products and a softmax, patches by a convolution. It is for eager runs, and
-    slower.
+    own linear layer (`few_bits`: plain tensor code where weights are in few bits), "fused" puts an
+    activation into the layer before it. `published` computes in the order of the published models,
+    bit for bit: attention as two products and a softmax, patches by a convolution. It is for eager
+    runs, and slower.
     """
     global _forms
     before = _forms
@@ -66,6 +68,8 @@ def lowering(
         segment_attention or before.segment_attention,
         kv_update or before.kv_update,
         linear or before.linear,
+        few_bits or before.few_bits,
+        activation or before.activation,
         before.published if published is None else published,
     )
     try:
@@ -91,6 +95,23 @@ def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
 def attend_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
     """What the operator `triptych::segment_attention` computes, whoever calls it; never itself."""
     return _by_segments(functional.scaled_dot_product_attention, q_NHD, k_NHD, v_NHD, segment_id_N)
+
+
+def compiled_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+    """The same for compiled code: in bfloat16 by the tiles of AMX, where the library of our own
+    kernels is loaded and has them."""
+    if q_NHD.dtype == torch.bfloat16 and hasattr(torch.ops.triptych, "tile_attention"):
+        return torch.ops.triptych.tile_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
+    return attend_segments(q_NHD, k_NHD, v_NHD, segment_id_N)
+
+
+def fuses(weight_OI: Tensor) -> bool:
+    """Whether a compiled layer with this matrix computes the activation behind it too."""
+    return (
+        _forms.activation == "fused"
+        and torch.compiler.is_compiling()
+        and weight_OI.dtype == torch.bfloat16
+    )
 
 
 def picture_attention(q_MTHD: Tensor, k_MTHD: Tensor, v_MTHD: Tensor) -> Tensor:
@@ -176,42 +197,22 @@ def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
 def linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`, [R, O], whatever stands for the rows.
 
-    The operator is for methods that see few rows, in bfloat16: there torch's layer reads a matrix
-    at a half to two thirds of the speed of memory (docs/performance.md).
+    The operator is for bfloat16: torch's layer reads a matrix at a half to two thirds of the speed
+    of memory where rows are few (docs/performance.md).
     """
     streams = _forms.linear == "operator" and x_RI.dtype == torch.bfloat16
     if streams and torch.compiler.is_compiling():
-        return _linear(x_RI, weight_OI, bias_O)
+        return torch.ops.triptych.linear(x_RI, weight_OI, bias_O)
     return functional.linear(x_RI, weight_OI, bias_O)
-
-
-def stream_linear(x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """What the operator `triptych::linear` computes: with few rows, the matrix comes first.
-
-    The rows are flattened before all else: a batch of single tokens would read the matrix for each.
-    """
-    rows_RI = x_RI.flatten(0, -2)
-    if len(rows_RI) > FEW_ROWS:
-        out_RO = functional.linear(rows_RI, weight_OI, bias_O)
-    elif len(rows_RI) > 1:
-        out_RO = (weight_OI @ rows_RI.T).T.contiguous()
-        out_RO = out_RO if bias_O is None else out_RO + bias_O
-    elif bias_O is None:
-        out_RO = weight_OI.mv(rows_RI[0])
-    else:
-        out_RO = torch.addmv(bias_O, weight_OI, rows_RI[0])
-    return out_RO.view(*x_RI.shape[:-1], weight_OI.shape[0])
 
 
 def linear_int8(
     x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None
 ) -> Tensor:
-    """As `linear`, of whole numbers times the float32 scale of their output.
-
-    The sum is brought back to the precision of what goes in.
-    """
-    y_RO = functional.linear(x_RI, weight_OI.to(x_RI.dtype)) * scale_O
-    return (y_RO if bias_O is None else y_RO + bias_O).to(x_RI.dtype)
+    """As `linear`, of whole numbers times the float32 scale of their output."""
+    if _streams_few_bits(x_RI):
+        return torch.ops.triptych.linear_int8(x_RI, weight_OI, scale_O, bias_O)
+    return int8_linear(x_RI, weight_OI, scale_O, bias_O)
 
 
 def linear_int4(
@@ -221,23 +222,16 @@ def linear_int4(
     zero_OG: Tensor,
     bias_O: Tensor | None = None,
 ) -> Tensor:
-    """As `linear`, of two weights a byte that share a scale and a zero with their group of inputs.
+    """As `linear`, of two weights a byte that share a scale and a zero with their group of inputs;
+    `matrices.unpacked` says how."""
+    if _streams_few_bits(x_RI) and 2 * packed_OP.shape[1] // scale_OG.shape[1] in GROUPS:
+        return torch.ops.triptych.linear_int4(x_RI, packed_OP, scale_OG, zero_OG, bias_O)
+    return int4_linear(x_RI, packed_OP, scale_OG, zero_OG, bias_O)
 
-    The matrix is brought to the precision of what goes in, for this one product.
-    """
-    return functional.linear(x_RI, unpacked(packed_OP, scale_OG, zero_OG, x_RI.dtype), bias_O)
 
-
-def unpacked(packed_OP: Tensor, scale_OG: Tensor, zero_OG: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights [O, I] of a matrix in 4 bits: scale * (number - zero), each group its own.
-
-    A byte holds the number, 0 to 15, of input 2p in its low half and that of input 2p + 1 in its
-    high half; the G groups of a row are of one length.
-    """
-    number_OP2 = torch.stack((packed_OP & 15, packed_OP >> 4), dim=-1).to(dtype)
-    number_OGL = number_OP2.flatten(1).unflatten(1, (scale_OG.shape[1], -1))
-    number_OGL.sub_(zero_OG[..., None]).mul_(scale_OG[..., None])
-    return number_OGL.flatten(1)
+def _streams_few_bits(x_RI: Tensor) -> bool:
+    known = x_RI.dtype in (torch.bfloat16, torch.float32)
+    return known and _forms.few_bits == "operator" and torch.compiler.is_compiling()
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -291,16 +285,6 @@ def _(cache: Tensor, new: Tensor, start: Tensor) -> None:
     return None
 
 
-@torch.library.custom_op("triptych::linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return stream_linear(x, weight, bias)
-
-
-@_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
 def _batches(segment_id_N: Tensor) -> Iterator[tuple[slice, int]]:
     """Rows of neighbouring segments of equal length, and that length: one batched attention."""
     lengths = torch.unique_consecutive(segment_id_N, return_counts=True)[1].tolist()
@@ -318,7 +302,7 @@ def _batched(x_NHD: Tensor, rows: slice, length: int) -> Tensor:
 
 @torch.library.custom_op("triptych::segment_attention", mutates_args=())
 def _segment_attention(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
-    return attend_segments(q, k, v, segment_id)
+    return compiled_segments(q, k, v, segment_id)
 
 
 @_segment_attention.register_fake

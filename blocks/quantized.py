@@ -37,7 +37,7 @@ class Int8Linear(QuantizedLinear):
 
 
 class Int4Linear(QuantizedLinear):
-    """Numbers of 0 to 15, two a byte: `weight` [O, P] in uint8, as `operators.unpacked` reads them.
+    """Numbers of 0 to 15, two a byte: `weight` [O, P] in uint8, as `matrices.unpacked` reads them.
 
     Each group of inputs has a bfloat16 `scale` [O, G] and a `zero` [O, G], of 0 to 15 in uint8.
     """

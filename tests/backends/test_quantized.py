@@ -16,9 +16,11 @@ from triptych.backends.job import job
 from triptych.backends.packing import TOLERANCE
 from triptych.backends.tensorrt import TensorRT
 from triptych.blocks.input.processor import Processor
-from triptych.blocks.operators import unpacked
+from triptych.blocks.matrices import unpacked
 from triptych.blocks.quantized import Int4Linear, Int8Linear
 from triptych.cli.executing import job_of
+from triptych.compiler.outlay import Asked, outlay
+from triptych.compiler.plan import plan
 from triptych.compiler.rounding import relative, rounded
 from triptych.compiler.storage import BYTES, Storage
 from triptych.dsl.load import load_recipe
@@ -140,6 +142,15 @@ def test_the_error_is_known_and_small_but_not_nothing(quantized):
     assert quantized.rounding["project"] == 0
     assert 0 < quantized.rounding["vision_image"] < 0.05
     assert quantized.rounding["vision_image"] < quantized.rounding["decode"] < 0.5
+
+
+def test_plan_says_what_is_held_and_what_that_saves(quantized):
+    ours, exact = (
+        outlay(recipe, plan(recipe), Asked()).modes[0]
+        for recipe in (load_recipe(TINY, amend=[QUANTIZED]), load_recipe(TINY))
+    )
+    assert ours.weights == sum(x.nbytes for x in quantized.lowered.module.state_dict().values())
+    assert (ours.weights + ours.saved, 0) == (exact.weights, exact.saved)
 
 
 def test_the_error_is_told(capsys):

@@ -10,9 +10,10 @@ from triptych.blocks.operators import (
     attend,
     kv_update,
     linear,
+    linear_int4,
+    linear_int8,
     lowering,
     segment_attention,
-    stream_linear,
 )
 from triptych.blocks.vision.patches import PatchEmbed
 
@@ -73,18 +74,6 @@ def test_kv_update_writes_each_row_at_its_own_slot(form):
     assert cache.view(2, 5).tolist() == [[1, 2, 0, 0, 0], [0, 0, 0, 3, 4]]
 
 
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1, 64), (1, 64), (3, 1, 64), (9, 64)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_streamed_matrix_yields_what_torchs_layer_does(dtype, shape, biased):
-    torch.manual_seed(0)
-    x, weight = torch.randn(shape).to(dtype), torch.randn(80, 64).to(dtype)
-    bias = torch.randn(80).to(dtype) if biased else None
-    ours, theirs = stream_linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
-    assert ours.dtype == dtype
-    assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
-
-
 @pytest.mark.parametrize(
     ("form", "dtype", "nodes"),
     [("operator", torch.bfloat16, 1), ("operator", torch.float32, 0), ("torch", torch.bfloat16, 0)],
@@ -98,6 +87,23 @@ def test_matrices_are_streamed_where_asked_and_where_it_pays(form, dtype, nodes)
     with lowering(linear=form):
         graph = torch.export.export(Layer(), shapes).graph
     assert [str(node.target) for node in graph.nodes].count("triptych.linear.default") == nodes
+
+
+@pytest.mark.parametrize(("group", "nodes"), [(32, 2), (2, 1)])
+def test_few_bits_are_streamed_where_the_kernel_knows_the_groups(group, nodes):
+    class Layers(torch.nn.Module):
+        def forward(self, x, eight, packed, scale, zero):
+            return linear_int8(x, eight, scale[:, 0]), linear_int4(x, packed, scale, zero)
+
+    eight = torch.zeros(3, 64, dtype=torch.int8)
+    packed, zero = torch.zeros(3, 32, dtype=torch.uint8), torch.zeros(3, 64 // group).byte()
+    given = (torch.zeros(1, 64), eight, packed, torch.ones(3, 64 // group), zero)
+    with lowering(few_bits="operator"):
+        graph = torch.export.export(Layers(), given).graph
+    assert sum("triptych.linear_int" in str(node.target) for node in graph.nodes) == nodes
+    with lowering(few_bits="torch"):
+        graph = torch.export.export(Layers(), given).graph
+    assert not any("triptych" in str(node.target) for node in graph.nodes)
 
 
 @pytest.mark.parametrize("queries", [1, 3])

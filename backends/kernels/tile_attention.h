@@ -1,0 +1,239 @@
+#pragma once
+// Full attention of the rows of one segment to one another, head by head.
+//
+// 32 queries meet up to 1,024 keys at a time. Scores, their exponentials and what is summed stay in
+// the second-level cache: nothing as wide as a segment is written to memory.
+
+#include "tiles.h"
+#ifdef TRIPTYCH_TILES
+
+#include <cmath>
+#include <limits>
+
+namespace triptych {
+
+constexpr int64_t QUERIES = 2 * SIDE;
+constexpr int64_t KEYS = 1024;
+
+struct Heads {
+  const bf16* data;
+  int64_t row, head;  // strides; the numbers of a head lie together
+};
+
+// 2 ** x to four digits: it is rounded to bfloat16, which has fewer than three.
+inline __m512 rough_power_of_two(__m512 x) {
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 rest = _mm512_sub_ps(x, whole);
+  __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.05517166f), rest, _mm512_set1_ps(0.24261112f));
+  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.69326099f));
+  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.99992807f));
+  return _mm512_scalef_ps(y, whole);
+}
+
+// One head of a segment: memory and sizes in tiles.
+struct Head {
+  int64_t rows, width;
+  int64_t deep = (width + DEEP - 1) / DEEP;   // tiles of a query or key
+  int64_t wide = (width + SIDE - 1) / SIDE;   // tiles of a value
+  int64_t long_ = (rows + DEEP - 1) / DEEP;   // times 32 keys
+  bf16 *q, *k, *v, *p;
+  float *scores, *sums;
+
+  Head(int64_t rows, int64_t width, Scratch& numbers, Scratch& floats) : rows(rows), width(width) {
+    k = numbers.of<bf16>((2 * long_ * deep + long_ * wide + 2 * deep + 2 * KEYS / DEEP) * TILE);
+    v = k + 2 * long_ * deep * TILE;
+    q = v + long_ * wide * TILE;
+    p = q + 2 * deep * TILE;
+    scores = floats.of<float>((2 * KEYS / SIDE + 2 * wide) * SUMS);
+    sums = scores + 2 * KEYS / SIDE * SUMS;
+  }
+
+  static __mmask32 upto(int64_t count) {
+    return count >= 32 ? 0xffffffff : count <= 0 ? 0 : (1u << count) - 1;
+  }
+
+  // Tiles [keys / 16][width / 32] of pairs of numbers by keys.
+  void rearrange_keys(const Heads& from) const {
+    bf16* to = k;
+    for (int64_t key = 0; key < 2 * long_ * SIDE; key += SIDE) {
+      for (int64_t step = 0; step < deep; ++step, to += TILE) {
+        __m512i words[16];
+        for (int64_t i = 0; i < 16; ++i) {
+          const __mmask32 there = key + i < rows ? upto(width - step * DEEP) : 0;
+          words[i] = _mm512_maskz_loadu_epi16(there, from.data + (key + i) * from.row + step * DEEP);
+        }
+        transpose(words);
+        for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * DEEP, words[i]);
+      }
+    }
+  }
+
+  // Tiles [keys / 32][width / 16] of pairs of keys by numbers.
+  void rearrange_values(const Heads& from) const {
+    for (int64_t key = 0; key < long_ * DEEP; key += 2) {
+      for (int64_t part = 0; part < wide; ++part) {
+        const __mmask16 there = upto(width - part * SIDE);
+        const bf16* at = from.data + key * from.row + part * SIDE;
+        const __m256i even = _mm256_maskz_loadu_epi16(key < rows ? there : 0, at);
+        const __m256i odd = _mm256_maskz_loadu_epi16(key + 1 < rows ? there : 0, at + from.row);
+        const __m512i pairs = _mm512_or_si512(
+            _mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+        _mm512_store_si512(v + ((key / DEEP) * wide + part) * TILE + key % DEEP * SIDE, pairs);
+      }
+    }
+  }
+
+  // Tiles [2][width / 32] of queries.
+  void copy_queries(const Heads& from, int64_t first) const {
+    for (int64_t i = 0; i < QUERIES; ++i) {
+      for (int64_t step = 0; step < deep; ++step) {
+        const __mmask32 there = first + i < rows ? upto(width - step * DEEP) : 0;
+        _mm512_store_si512(
+            q + (i / SIDE * deep + step) * TILE + i % SIDE * DEEP,
+            _mm512_maskz_loadu_epi16(there, from.data + (first + i) * from.row + step * DEEP));
+      }
+    }
+  }
+
+  // Scores of the queries for keys from 32 * `first` on: tiles [2][keys / 16].
+  void score(int64_t first, int64_t count) const {
+    settle();
+    for (int64_t j = 0; j < count; ++j) {
+      const bf16* keys = k + (first + j) * 2 * deep * TILE;
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int64_t step = 0; step < deep; ++step) {
+        _tile_loadd(4, q + step * TILE, 64);
+        _tile_loadd(6, keys + step * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, keys + (deep + step) * TILE, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, q + (deep + step) * TILE, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+      float* to = scores + 2 * j * SUMS;
+      _tile_stored(0, to, 64);
+      _tile_stored(1, to + SUMS, 64);
+      _tile_stored(2, to + KEYS / SIDE * SUMS, 64);
+      _tile_stored(3, to + KEYS / SIDE * SUMS + SUMS, 64);
+    }
+  }
+
+  // Turns the scores of query `row` into exponentials, whose sum is returned. `most` is the largest
+  // score yet, in powers of two; `shrunk` what earlier sums are to be multiplied by.
+  float exponentials(int64_t row, int64_t count, int64_t keys, float scale, float& most,
+                     float& shrunk) const {
+    float* s = scores + row / SIDE * (KEYS / SIDE) * SUMS + row % SIDE * SIDE;
+    if (keys < count * DEEP) {  // behind the last key, nothing weighs
+      const __mmask32 there = upto(keys - (count - 1) * DEEP);
+      const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+      float* end = s + 2 * (count - 1) * SUMS;
+      _mm512_store_ps(end, _mm512_mask_loadu_ps(none, there & 0xffff, end));
+      _mm512_store_ps(end + SUMS, _mm512_mask_loadu_ps(none, there >> 16, end + SUMS));
+    }
+    __m512 left = _mm512_load_ps(s), right = _mm512_load_ps(s + SUMS);
+    for (int64_t j = 1; j < count; ++j) {
+      left = _mm512_max_ps(left, _mm512_load_ps(s + 2 * j * SUMS));
+      right = _mm512_max_ps(right, _mm512_load_ps(s + (2 * j + 1) * SUMS));
+    }
+    const float before = most;
+    most = std::max(before, _mm512_reduce_max_ps(_mm512_max_ps(left, right)) * scale);
+    shrunk = std::exp2(before - most);
+    const __m512 scales = _mm512_set1_ps(scale), offset = _mm512_set1_ps(-most);
+    bf16* to = p + row / SIDE * (KEYS / DEEP) * TILE + row % SIDE * DEEP;
+    left = right = _mm512_setzero_ps();
+    for (int64_t j = 0; j < count; ++j, s += 2 * SUMS, to += TILE) {
+      const __m512 a = rough_power_of_two(_mm512_fmadd_ps(_mm512_load_ps(s), scales, offset));
+      const __m512 b = rough_power_of_two(_mm512_fmadd_ps(_mm512_load_ps(s + SUMS), scales, offset));
+      left = _mm512_add_ps(left, a);
+      right = _mm512_add_ps(right, b);
+      _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(left, right));
+  }
+
+  // What was summed of values for a query, times `by`.
+  void shrink(int64_t row, float by) const {
+    for (int64_t part = 0; part < wide; ++part) {
+      float* y = sums + (row / SIDE * wide + part) * SUMS + row % SIDE * SIDE;
+      _mm512_store_ps(y, _mm512_mul_ps(_mm512_load_ps(y), _mm512_set1_ps(by)));
+    }
+  }
+
+  // Adds the values of keys from 32 * `first` on, each times its exponential.
+  void sum(int64_t first, int64_t count) const {
+    settle();
+    for (int64_t part = 0; part < wide; part += 2) {
+      const bool both = part + 1 < wide;
+      float *above = sums + part * SUMS, *below = above + wide * SUMS;
+      _tile_loadd(0, above, 64);
+      _tile_loadd(2, below, 64);
+      if (both) {
+        _tile_loadd(1, above + SUMS, 64);
+        _tile_loadd(3, below + SUMS, 64);
+      }
+      const bf16* values = v + (first * wide + part) * TILE;
+      for (int64_t j = 0; j < count; ++j, values += wide * TILE) {
+        _tile_loadd(4, p + j * TILE, 64);
+        _tile_loadd(6, values, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, p + (KEYS / DEEP + j) * TILE, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        if (both) {
+          _tile_loadd(7, values + TILE, 64);
+          _tile_dpbf16ps(1, 4, 7);
+          _tile_dpbf16ps(3, 5, 7);
+        }
+      }
+      _tile_stored(0, above, 64);
+      _tile_stored(2, below, 64);
+      if (both) {
+        _tile_stored(1, above + SUMS, 64);
+        _tile_stored(3, below + SUMS, 64);
+      }
+    }
+  }
+};
+
+// The rows of `q` by those of `k` and `v`, all of one segment and one head; `out` likewise.
+inline void attend(const Heads& q, const Heads& k, const Heads& v, bf16* out, int64_t out_row,
+                   int64_t rows, int64_t width) {
+  static thread_local Scratch numbers, floats;
+  const Head head(rows, width, numbers, floats);
+  const float scale = M_LOG2E / std::sqrt(float(width));
+  head.rearrange_keys(k);
+  head.rearrange_values(v);
+  for (int64_t first = 0; first < rows; first += QUERIES) {
+    const int64_t queries = std::min(QUERIES, rows - first);
+    head.copy_queries(q, first);
+    float most[QUERIES], weight[QUERIES] = {};
+    std::fill_n(most, QUERIES, -std::numeric_limits<float>::infinity());
+    std::fill_n(head.sums, 2 * head.wide * SUMS, 0.0f);
+    for (int64_t key = 0; key < rows; key += KEYS) {
+      const int64_t keys = std::min(KEYS, rows - key), count = (keys + DEEP - 1) / DEEP;
+      head.score(key / DEEP, count);
+      for (int64_t i = 0; i < queries; ++i) {
+        float shrunk;
+        const float more = head.exponentials(i, count, keys, scale, most[i], shrunk);
+        weight[i] = weight[i] * shrunk + more;
+        if (key > 0 && shrunk < 1) head.shrink(i, shrunk);
+      }
+      head.sum(key / DEEP, count);
+    }
+    for (int64_t i = 0; i < queries; ++i) {
+      const __m512 by = _mm512_set1_ps(1 / weight[i]);
+      for (int64_t part = 0; part < head.wide; ++part) {
+        const float* y = head.sums + (i / SIDE * head.wide + part) * SUMS + i % SIDE * SIDE;
+        const auto mean = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(y), by));
+        const __mmask16 there = Head::upto(width - part * SIDE);
+        _mm256_mask_storeu_epi16(out + (first + i) * out_row + part * SIDE, there, mean);
+      }
+    }
+  }
+}
+
+}  // namespace triptych
+#endif

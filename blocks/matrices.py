@@ -1,0 +1,88 @@
+"""Linear layers by how their weights are stored, as operators that a compiler does not look into.
+
+`triptych::linear` is torch's layer, `triptych::activated_linear` that layer with an activation
+behind it; `triptych::linear_int8` and `triptych::linear_int4` have their weights in few bits. What stands here is their meaning, in plain torch: the oracle, and what many
+rows use. On a CPU, kernels in C++ take its place where they are loaded (backends/native.py).
+
+Shape suffixes: R rows, I width that goes in, O width that comes out, P bytes of a row, G groups of
+a row, L weights of a group.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .activations import ACTIVATIONS
+
+FUSED = ("silu", "quick_gelu", "gelu_tanh", "gelu", "relu")
+"""Activations of `activated_linear`, by their numbers from 1 on (kernels/activations.h)."""
+
+GROUPS = (32, 64, 128)
+"""Lengths of groups that the kernel of `triptych::linear_int4` knows."""
+
+
+def activated_linear(
+    x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, activation: int
+) -> Tensor:
+    """torch's layer, through the activation of this number."""
+    return ACTIVATIONS[FUSED[activation - 1]](functional.linear(x_RI, weight_OI, bias_O))
+
+
+def int8_linear(
+    x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None
+) -> Tensor:
+    """Whole numbers times the float32 scale of their output; in the precision of what goes in."""
+    y_RO = functional.linear(x_RI, weight_OI.to(x_RI.dtype)) * scale_O
+    return (y_RO if bias_O is None else y_RO + bias_O).to(x_RI.dtype)
+
+
+def int4_linear(
+    x_RI: Tensor,
+    packed_OP: Tensor,
+    scale_OG: Tensor,
+    zero_OG: Tensor,
+    bias_O: Tensor | None = None,
+) -> Tensor:
+    """Weights as `unpacked` reads them, in the precision of what goes in."""
+    return functional.linear(x_RI, unpacked(packed_OP, scale_OG, zero_OG, x_RI.dtype), bias_O)
+
+
+def unpacked(packed_OP: Tensor, scale_OG: Tensor, zero_OG: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights [O, I] of a matrix in 4 bits: scale * (number - zero), each group its own.
+
+    A byte holds the number, 0 to 15, of input 2p in its low half and that of input 2p + 1 in its
+    high half; the G groups of a row are of one length.
+    """
+    # Both halves of a byte become the bytes of a 16-bit number: stacking them takes twice as long.
+    pair_OP = packed_OP.to(torch.int16)
+    high_OP = (pair_OP << 4).bitwise_and_(15 << 8)
+    number_OI = pair_OP.bitwise_and_(15).bitwise_or_(high_OP).view(torch.int8)
+    number_OGL = number_OI.unflatten(1, (scale_OG.shape[1], -1)).sub_(
+        zero_OG[..., None].to(torch.int8)
+    )
+    number_OGL = number_OGL.to(dtype).mul_(scale_OG[..., None].to(dtype))
+    return number_OGL.flatten(1)
+
+
+# Not `torch.library.custom_op`: its operators go through Python at every call, also where a kernel
+# in C++ is loaded, and import the whole of torch's compiler at the first.
+_LIBRARY = torch.library.Library("triptych", "FRAGMENT")
+for _name, _weights, _plain in (
+    ("linear", "Tensor weight, Tensor? bias", functional.linear),
+    ("activated_linear", "Tensor weight, Tensor? bias, int activation", activated_linear),
+    ("linear_int8", "Tensor weight, Tensor scale, Tensor? bias", int8_linear),
+    ("linear_int4", "Tensor weight, Tensor scale, Tensor zero, Tensor? bias", int4_linear),
+):
+    _LIBRARY.define(
+        f"{_name}(Tensor x, {_weights}) -> Tensor",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    _LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("triptych::linear", lib=_LIBRARY)
+@torch.library.register_fake("triptych::activated_linear", lib=_LIBRARY)
+@torch.library.register_fake("triptych::linear_int8", lib=_LIBRARY)
+@torch.library.register_fake("triptych::linear_int4", lib=_LIBRARY)
+def _(x: Tensor, weight: Tensor, *rest: Tensor | int | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
