@@ -5,8 +5,7 @@ Shape suffix: W width, whatever stands before it.
 
 from torch import Tensor, nn
 
-from .activations import ACTIVATIONS
-from .linear import Linear
+from .linear import Linear, activated
 
 
 class FeedForward(nn.Module):
@@ -14,13 +13,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[act]
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.act = act
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x_W: Tensor) -> Tensor:
         """From [..., W] to [..., W]."""
-        return self.fc2(self.act(self.fc1(x_W)))
+        return self.fc2(activated(self.fc1, x_W, self.act))
 
 
 class GatedFeedForward(nn.Module):
@@ -28,11 +27,11 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[act]
+        self.act = act
         self.gate = Linear(width, hidden, bias=False)
         self.up = Linear(width, hidden, bias=False)
         self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x_W: Tensor) -> Tensor:
         """From [..., W] to [..., W]."""
-        return self.down(self.act(self.gate(x_W)) * self.up(x_W))
+        return self.down(activated(self.gate, x_W, self.act) * self.up(x_W))

@@ -6,7 +6,7 @@ width of the model.
 
 from torch import Tensor, nn
 
-from ..activations import ACTIVATIONS
+from ..linear import Linear, activated
 from ..norms import NORMS
 
 
@@ -31,12 +31,12 @@ class MergeMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.area = area
-        self.act = ACTIVATIONS[act]
+        self.act = act
         self.norm = NORMS[norm](width, eps)
-        self.fc1 = nn.Linear(area * width, hidden)
-        self.fc2 = nn.Linear(hidden, out)
+        self.fc1 = Linear(area * width, hidden)
+        self.fc2 = Linear(hidden, out)
 
     def forward(self, x_NW: Tensor) -> Tensor:
         """From [..., N, W] to [..., M, D] with N = M * area."""
         x_MAW = self.norm(x_NW).unflatten(-2, (-1, self.area))
-        return self.fc2(self.act(self.fc1(x_MAW.flatten(-2))))
+        return self.fc2(activated(self.fc1, x_MAW.flatten(-2), self.act))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activations import ACTIVATIONS
+from ..linear import Linear, activated
 from ..norms import NORMS
 
 
@@ -17,16 +18,16 @@ class MLP(nn.Module):
         self, width: int, hidden: int, out: int, act: str, norm: str | None, eps: float
     ) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[act]
+        self.act = act
         self.norm = NORMS[norm](width, eps) if norm else None
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, out)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, out)
 
     def forward(self, x_W: Tensor) -> Tensor:
         """From [..., W] to [..., D]."""
         if self.norm is not None:
             x_W = self.norm(x_W)
-        return self.fc2(self.act(self.fc1(x_W)))
+        return self.fc2(activated(self.fc1, x_W, self.act))
 
 
 class SplitMLP(nn.Module):
@@ -35,8 +36,8 @@ class SplitMLP(nn.Module):
     def __init__(self, widths: tuple[int, ...], each: int, out: int, act: str) -> None:
         super().__init__()
         self.act = ACTIVATIONS[act]
-        self.up = nn.ModuleList(nn.Linear(width, each) for width in widths)
-        self.fc2 = nn.Linear(each * len(widths), out)
+        self.up = nn.ModuleList(Linear(width, each) for width in widths)
+        self.fc2 = Linear(each * len(widths), out)
 
     def forward(self, *sources_W: Tensor) -> Tensor:
         """From several [..., W] to [..., D]; the first source stands first."""

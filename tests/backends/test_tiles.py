@@ -1,0 +1,178 @@
+"""Many rows meet a matrix, and patches each other, by tiles; the numbers are those of float64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from triptych.backends import native
+from triptych.backends.aot import Aot
+from triptych.backends.eager import Eager
+from triptych.backends.exporting import exported
+from triptych.backends.inductor import Inductor
+from triptych.backends.manifest import Target
+from triptych.backends.packing import TOLERANCE
+from triptych.blocks.activations import ACTIVATIONS
+from triptych.blocks.matrices import FUSED, activated_linear
+from triptych.blocks.operators import attend_segments, compiled_segments
+
+from .conftest import assert_same_methods, made
+
+ROUNDED = 2**-8
+"""Half the distance of two neighbours in bfloat16, as a share: one rounding is no more."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded():
+    native.load()
+
+
+@pytest.fixture(scope="module")
+def halved(recipe):
+    return made(recipe, dtype=torch.bfloat16)
+
+
+def numbers(*sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sizes, generator=generator).to(torch.bfloat16)
+
+
+def assert_rounded(ours, theirs):
+    """Each number within one rounding, beside what sums in float32 lose of the largest."""
+    error = (ours.double() - theirs).abs()
+    assert (error <= ROUNDED * theirs.abs() + 1e-5 * theirs.abs().max()).all()
+
+
+def test_kernels_are_loaded_where_the_processor_has_tiles():
+    if "amx_bf16" not in Target.here().features:
+        pytest.skip("this processor has no tiles")
+    assert hasattr(torch.ops.triptych, "tile_attention")
+    for name in ("linear", "activated_linear", "tile_attention"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"triptych::{name}", "CPU")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "outputs", "width"),
+    [
+        (9, 32, 32),
+        (40, 96, 1536),
+        (17, 32, 1568),
+        (33, 576, 3104),
+        (385, 64, 64),
+        (830, 32, 96),
+    ],
+    ids=["few", "one block", "two blocks", "two groups", "two chunks", "three chunks"],
+)
+def test_many_rows(rows, outputs, width, bias):
+    x, weight = numbers(rows, width), numbers(outputs, width, seed=1)
+    added = numbers(outputs, seed=2) if bias else None
+    ours = torch.ops.triptych.linear(x, weight, added)
+    wide = None if added is None else added.double()
+    assert_rounded(ours, functional.linear(x.double(), weight.double(), wide))
+
+
+@pytest.mark.parametrize("sizes", [(40, 33, 64), (40, 64, 37)], ids=["outputs", "width"])
+def test_sizes_that_no_tile_fits_are_left_to_torch(sizes):
+    rows, outputs, width = sizes
+    x, weight, bias = numbers(rows, width), numbers(outputs, width), numbers(outputs)
+    ours = torch.ops.triptych.linear(x, weight, bias)
+    assert torch.equal(ours, functional.linear(x, weight, bias))
+    acted = torch.ops.triptych.activated_linear(x, weight, bias, 1)
+    assert_rounded(acted, functional.silu(ours.double()))
+
+
+def test_rows_may_stand_in_any_shape():
+    x, weight = numbers(3, 4, 5, 64), numbers(32, 64, seed=1)
+    ours = torch.ops.triptych.linear(x, weight, None)
+    assert torch.equal(ours.flatten(0, 2), torch.ops.triptych.linear(x.flatten(0, 2), weight, None))
+    across = x.transpose(0, 1)
+    assert torch.equal(torch.ops.triptych.linear(across, weight, None), ours.transpose(0, 1))
+
+
+def test_threads_share_a_matrix():
+    x, weight = numbers(70, 64), numbers(480, 64, seed=1)
+    alone = torch.ops.triptych.linear(x, weight, None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(torch.ops.triptych.linear(x, weight, None), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_an_activation_is_computed_with_the_sums(act):
+    x, weight, bias = 4 * numbers(48, 32), numbers(64, 32, seed=1), numbers(64, seed=2)
+    number = 1 + FUSED.index(act)
+    ours = torch.ops.triptych.activated_linear(x, weight, bias, number)
+    wide = functional.linear(x.double(), weight.double(), bias.double())
+    assert wide.min() < -50 and wide.max() > 50
+    assert_rounded(ours, ACTIVATIONS[act](wide))
+    plain = activated_linear(x, weight, bias, number)
+    assert (plain.double() - ACTIVATIONS[act](wide)).abs().max() <= 0.01 * wide.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "width"),
+    [
+        ((1, 40, 96), 2, 80),
+        ((1100,), 1, 32),
+        ((7, 7, 33), 3, 12),
+    ],
+    ids=["three", "two rounds of keys", "narrow"],
+)
+def test_patches_attend_inside_their_segment(lengths, heads, width):
+    rows = sum(lengths)
+    ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    # Keys and values stand beside the queries, as a tower makes them.
+    q, k, v = (2 * numbers(rows, 3 * heads, width)).chunk(3, dim=1)
+    ours = compiled_segments(q, k, v, ids)
+    theirs = attend_segments(q.float(), k.float(), v.float(), ids)
+    assert (ours.float() - theirs).abs().max() <= 2 * ROUNDED * v.float().abs().max()
+
+
+def test_a_score_that_outweighs_all_others_is_no_overflow():
+    q = k = torch.full((64, 1, 32), 90.0, dtype=torch.bfloat16)
+    k = torch.cat((k[:40], -k[40:]))
+    v = numbers(64, 1, 32)
+    ours = compiled_segments(q, k, v, torch.zeros(64, dtype=torch.int64))
+    torch.testing.assert_close(ours[0, 0].float(), v[:40, 0].float().mean(0), atol=4e-3, rtol=1e-2)
+
+
+def operators(job, method):
+    """How often each operator stands in the program of a method."""
+    return Counter(str(node.target) for node in exported(job, method).graph.nodes)
+
+
+@pytest.mark.parametrize("method", ["vision_image", "project", "prefill"])
+def test_every_matrix_meets_its_rows_in_an_operator(halved, method):
+    found = operators(halved, method)
+    weights = halved.lowered.methods[method].state_dict().items()
+    matrices = sum(weight.dim() == 2 for name, weight in weights if "embed" not in name)
+    tied = method == "prefill"
+    count = found["triptych.linear.default"] + found["triptych.activated_linear.default"]
+    assert count == matrices + tied
+    assert found["triptych.activated_linear.default"] > 0
+    assert not found["aten.silu.default"] and not found["aten.sigmoid.default"]
+
+
+def test_float32_is_left_to_torch(tiny_job):
+    assert not any(
+        "linear" in name and "triptych" in name for name in operators(tiny_job, "prefill")
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "names"),
+    [(Aot(), ("project",)), (Inductor(), ("vision_image", "prefill"))],
+    ids=["aot", "inductor"],
+)
+def test_compiled_methods_yield_what_eager_does(halved, backend, names):
+    some = replace(halved, methods={name: halved.methods[name] for name in names})
+    ours, theirs = backend.compile(some), Eager().compile(some)
+    assert_same_methods(some, ours, theirs, TOLERANCE[torch.bfloat16])
