@@ -1,8 +1,9 @@
 """Linear layers by how their weights are stored, as operators that a compiler does not look into.
 
 `triptych::linear` is torch's layer, `triptych::activated_linear` that layer with an activation
-behind it; `triptych::linear_int8` and `triptych::linear_int4` have their weights in few bits. What stands here is their meaning, in plain torch: the oracle, and what many
-rows use. On a CPU, kernels in C++ take its place where they are loaded (backends/native.py).
+behind it; `triptych::linear_int8` and `triptych::linear_int4` have their weights in few bits. What
+stands here is their meaning, in plain torch: the oracle, and what many rows of the last two use. On
+a CPU, kernels in C++ take its place where they are loaded (backends/native.py).
 
 Shape suffixes: R rows, I width that goes in, O width that comes out, P bytes of a row, G groups of
 a row, L weights of a group.
