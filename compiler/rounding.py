@@ -16,13 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..blocks.operators import unpacked
+from ..blocks.matrices import unpacked
 from .storage import Storage
 
 LARGEST = 127
 """Whole numbers of 8 bits are from its negative to this: steps that are the same on both sides."""
 SMALLEST = torch.finfo(torch.float32).tiny
 """The least that a step is: a row of zeros has one too."""
+ROWS = 4096
+"""Rows of a matrix at a time: all of a large head in float32, several times, takes gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,13 @@ def rounded(exact_OI: Tensor, storage: Storage) -> tuple[dict[str, Tensor], Roun
     """
     if exact_OI.is_meta:
         return _empty(exact_OI, storage), Rounding(0.0, 0.0)
-    exact_OI = exact_OI.float()
+    pieces = [_rounded(rows.float(), storage) for rows in exact_OI.split(ROWS)]
+    errors = [error for _, error in pieces]
+    whole = Rounding(sum(one.squares for one in errors), sum(one.changed for one in errors))
+    return {name: torch.cat([held[name] for held, _ in pieces]) for name in pieces[0][0]}, whole
+
+
+def _rounded(exact_OI: Tensor, storage: Storage) -> tuple[dict[str, Tensor], Rounding]:
     if storage.bits == 8:
         held = _in_8_bits(exact_OI)
         back_OI = held["weight"] * held["scale"][:, None]
