@@ -14,6 +14,7 @@ from triptych.backends.generation import Session
 from triptych.backends.inductor import Inductor
 from triptych.backends.job import job
 from triptych.backends.packing import TOLERANCE
+from triptych.backends.probe import difference, probe
 from triptych.backends.tensorrt import TensorRT
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.matrices import unpacked
@@ -172,7 +173,8 @@ def test_all_backends_say_the_same(lively, tmp_path):
         "aot": artefact.executable,
     }
     for ours in compiled.values():
-        assert_same_methods(lively, ours, compiled["eager"], 1e-5, batch=2, slots=128)
+        # Float32, three times as large as weights are: what sums in another order is this far off.
+        assert_same_methods(lively, ours, compiled["eager"], 1e-4, batch=2, slots=128)
     processor = Processor(lively.spec)
     dialogues = [asked("hello there"), asked(picture(100, 60), "what is this?")]
     said = {
@@ -185,14 +187,17 @@ def test_all_backends_say_the_same(lively, tmp_path):
     assert artefact.manifest.rounding == lively.rounding
 
 
-def test_two_precisions_beside_few_bits(tmp_path):
-    recipe = load_recipe(TINY, amend=[QUANTIZED, MIXED])
+def test_two_precisions_beside_groups_that_no_kernel_knows(tmp_path):
+    recipe = load_recipe(TINY, amend=["chat.quantize=int4(lm.blocks, group: 16)", MIXED])
     both = job(recipe, "chat", weights=0)
     held = both.lowered.module.state_dict()
     assert held["vit.patch_embed.weight"].dtype == torch.float32
     assert held["lm.embed.weight"].dtype == torch.bfloat16
-    ours, eager = Inductor(tmp_path).compile(both), Eager().compile(both)
-    assert_same_methods(both, ours, eager, TOLERANCE[both.dtype], batch=2, slots=128)
+    given = probe(both.methods["decode"], both.limits, both.tokens, batch=2, slots=128)
+    copy = {feed: tensor.clone() for feed, tensor in given.items()}
+    found = Inductor(tmp_path).compile(both).run("decode", copy)
+    wanted = Eager().compile(both).run("decode", given)
+    assert difference(found, wanted) <= TOLERANCE[both.dtype]
 
 
 def test_tensorrt_refuses_it_by_name(quantized, tmp_path):
