@@ -135,7 +135,7 @@ def test_it_runs_alone(artefact, tmp_path):
 
 def test_a_byte_changed_in_any_file_is_refused_by_name(artefact, tmp_path):
     kinds = {Path(name).parts[0] for name in artefact.manifest.files}
-    assert kinds == {"aoti", "programs", "tokenizer", "weights"}
+    assert kinds == {"aoti", "kernels", "programs", "tokenizer", "weights"}
     copy = Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
     for name in (MANIFEST, *artefact.manifest.files):
         whole = (copy / name).read_bytes()
