@@ -32,6 +32,15 @@ NEEDED = (2, 14)
 """The first torch-tensorrt in which an engine updates its inputs in place."""
 
 
+def check_weights(job: Job) -> None:
+    """BackendError where weights are kept in few bits: the inputs of an engine are full numbers."""
+    if job.quantized:
+        raise BackendError(
+            f"tensorrt takes no weights in few bits, and {job.mode} keeps {len(job.quantized)} so: "
+            "choose eager, inductor or aot, or leave `quantize` out"
+        )
+
+
 @dataclass(frozen=True)
 class TensorRT:
     """Builds an engine for each method, on the GPU that will run it.
@@ -70,8 +79,9 @@ class TensorRT:
 
         BackendError names the method that TensorRT cannot build.
         """
-        if job.in_parts or job.quantized:
-            what = "parts in precisions of their own" if job.in_parts else "8-bit weights"
+        check_weights(job)
+        if job.in_parts:
+            what = "parts in precisions of their own"
             raise BackendError(f"{self.name} does not run {what}: choose eager, inductor or aot")
         limits = engine_limits(job.limits, job.spec, self.batch, self.slots)
         origin = FromJob(job, link)

@@ -43,8 +43,9 @@ def report(
     from ..backends.coverage import known_here
     from ..backends.engine_programs import engine_limits
     from ..backends.evidence import LEVELS, evidence
-    from ..backends.tensorrt import TensorRT
+    from ..backends.tensorrt import TensorRT, check_weights
 
+    check_weights(job)
     reached, why = reached_level(target, wanted)
     source, known = known_here(wheel)
     limits = engine_limits(job.limits, job.spec, TensorRT.batch, TensorRT.slots)

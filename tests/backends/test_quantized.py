@@ -19,6 +19,7 @@ from triptych.backends.tensorrt import TensorRT
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.matrices import unpacked
 from triptych.blocks.quantized import Int4Linear, Int8Linear
+from triptych.cli.coverage import report
 from triptych.cli.executing import job_of
 from triptych.compiler.outlay import Asked, outlay
 from triptych.compiler.plan import plan
@@ -201,5 +202,9 @@ def test_two_precisions_beside_groups_that_no_kernel_knows(tmp_path):
 
 
 def test_tensorrt_refuses_it_by_name(quantized, tmp_path):
-    with pytest.raises(BackendError, match="tensorrt does not run 8-bit weights: choose eager"):
+    recipe = load_recipe(TINY, amend=[QUANTIZED])
+    told = "tensorrt takes no weights in few bits, and chat keeps 18 so: choose eager"
+    with pytest.raises(BackendError, match=told):
         TensorRT().build(quantized, tmp_path / "artefact")
+    with pytest.raises(BackendError, match=told):
+        report(recipe, quantized, None, "sm90", None, as_json=False)
