@@ -174,17 +174,23 @@ def test_converters_are_read_from_source(tmp_path):
     )
 
 
-def test_what_is_not_listed_is_counted_in_its_part(tiny_job, limits, tmp_path):
-    folder = tmp_path / "torch_tensorrt/dynamo/conversion"
+@pytest.fixture(scope="module")
+def told(tiny_job, limits, tmp_path_factory):
+    """What is known by a table of two converters."""
+    wheel = tmp_path_factory.mktemp("wheel")
+    folder = wheel / "torch_tensorrt/dynamo/conversion"
     folder.mkdir(parents=True)
     (folder / "aten_ops_converters.py").write_text(CONVERTERS)
-    found = evidence(tiny_job, converters(tmp_path), limits)
-    assert found.keys() == tiny_job.methods.keys()
-    merger = found["project"].listed["merger"]
+    return evidence(tiny_job, converters(wheel), limits)
+
+
+def test_what_is_not_listed_is_counted_in_its_part(tiny_job, told):
+    assert told.keys() == tiny_job.methods.keys()
+    merger = told["project"].listed["merger"]
     assert merger.listed == 2
     assert merger.calls == merger.listed + sum(merger.unlisted.values())
-    assert {"vit.patch_embed", "vit.blocks"} < found["vision_image"].listed.keys()
-    assert {"lm.embed", "lm.blocks", "lm.norm", "lm.head"} < found["decode"].listed.keys()
+    assert {"vit.patch_embed", "vit.blocks"} < told["vision_image"].listed.keys()
+    assert {"lm.embed", "lm.blocks", "lm.norm", "lm.head"} < told["decode"].listed.keys()
 
 
 def test_blocks_that_repeat_are_counted_from_a_few():
@@ -268,12 +274,10 @@ def test_an_engines_file_says_what_it_is_bound_to():
             Engine.parse(damaged)
 
 
-def test_the_report_names_what_blocks_with_its_line(tmp_path):
-    folder = tmp_path / "torch_tensorrt/dynamo/conversion"
-    folder.mkdir(parents=True)
-    (folder / "aten_ops_converters.py").write_text(CONVERTERS)
+def test_the_report_names_what_blocks_with_its_line(told, monkeypatch):
+    monkeypatch.setattr("triptych.backends.evidence.evidence", lambda *asked: told)
     asked = [TINY, "--backend", "tensorrt", "--target", "sm90", "--report-only"]
-    asked += ["--converters", str(tmp_path), "--evidence", "listed"]
+    asked += ["--evidence", "listed"]
     said = CliRunner().invoke(compile_command, asked)
     assert said.exit_code == 0, said.output
     (line,) = [
