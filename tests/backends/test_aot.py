@@ -25,7 +25,10 @@ from triptych.dsl.load import load_recipe
 
 from .conftest import DIALOGUES, assert_same_methods, picture
 
-UNWANTED = ("lark", "networkx", "triptych.dsl", "triptych.compiler", "torch._inductor")
+UNWANTED = (
+    *("lark", "networkx", "triptych.dsl", "triptych.compiler"),
+    *("torch._inductor", "torch._dynamo"),
+)
 """What an artefact runs without: the language, the compiler, and torch's own."""
 RUNTIME = (
     *("torch", "torchgen", "numpy", "safetensors", "PIL", "tokenizers", "tiktoken"),

@@ -20,7 +20,7 @@ from triptych.dsl.load import load_recipe
 # All backends, and published widths: `python benchmarks/memory.py`.
 TINY = (
     "qwen2_vl_tiny",  # weights are nearly all
-    "deepseek_vl_tiny",  # pictures are nearly all
+    "deepseek_vl_1_3b_tiny",  # half is pictures
     "internvl_14b_tiny",  # goes on behind queries
     "internvl_1_5_tiny",  # tiles
 )
