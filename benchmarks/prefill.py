@@ -53,7 +53,7 @@ PARTS = {"tower": ("vision_image", "project"), "prompt": ("prefill",)}
 
 @contextmanager
 def clocked(
-    owner: Any, name: str, seconds: Counter[str], key: Callable[..., str]
+    owner: Any, name: str, seconds: dict[str, float], key: Callable[..., str]
 ) -> Iterator[None]:
     """Inside, calls of a function are timed, under what `key` makes of what they are given."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -74,7 +74,7 @@ def ours(session: Session, sample: Sample) -> Seconds:
     prompts = session.prompts([sample])
     caches = session.executable.caches(1, session.slots(prompts.length, 2))
     sight = Sight(session.executable, session.processor, session.spec)
-    methods = Counter[str]()
+    methods: dict[str, float] = defaultdict(float)
     with clocked(session.executable, "run", methods, lambda method, inputs: method):
         session.prefill(prompts, sample.media, caches, sight)
     return {part: sum(methods[name] for name in names) for part, names in PARTS.items()}
@@ -82,7 +82,7 @@ def ours(session: Session, sample: Sample) -> Seconds:
 
 def theirs(peer: Any, fed: Mapping[str, Tensor]) -> Seconds:
     """One prompt through transformers."""
-    found = Counter[str]()
+    found: dict[str, float] = defaultdict(float)
     with (
         torch.inference_mode(),
         clocked(peer.model.visual, "forward", found, lambda *given, **named: "tower"),

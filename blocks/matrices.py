@@ -65,6 +65,11 @@ def unpacked(packed_OP: Tensor, scale_OG: Tensor, zero_OG: Tensor, dtype: torch.
     return number_OGL.flatten(1)
 
 
+def _shaped(x: Tensor, weight: Tensor, *rest: Tensor | int | None) -> Tensor:
+    """What any of the operators yields, as far as its shape goes."""
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
 # Not `torch.library.custom_op`: its operators go through Python at every call, also where a kernel
 # in C++ is loaded, and import the whole of torch's compiler at the first.
 _LIBRARY = torch.library.Library("triptych", "FRAGMENT")
@@ -79,11 +84,4 @@ for _name, _weights, _plain in (
         tags=(torch.Tag.pt2_compliant_tag,),
     )
     _LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("triptych::linear", lib=_LIBRARY)
-@torch.library.register_fake("triptych::activated_linear", lib=_LIBRARY)
-@torch.library.register_fake("triptych::linear_int8", lib=_LIBRARY)
-@torch.library.register_fake("triptych::linear_int4", lib=_LIBRARY)
-def _(x: Tensor, weight: Tensor, *rest: Tensor | int | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+    torch.library.register_fake(f"triptych::{_name}", _shaped, lib=_LIBRARY)
