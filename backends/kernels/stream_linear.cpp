@@ -35,7 +35,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t LINE = 64;        // bytes of a row that are taken in one step: a cache line
-constexpr int64_t AHEAD = 512;      // bytes between what is read and what is asked for
+constexpr int64_t AHEAD = 1024;     // bytes between what is read and what is asked for
 constexpr int64_t FEW = 8;          // rows of x that share one reading of the matrix
 constexpr int64_t SHARE = 1 << 15;  // bytes that are worth a thread
 constexpr int64_t LANES = 16;
@@ -380,7 +380,7 @@ void multiply(const Format& format, const Matrix& matrix, int64_t at, int64_t ap
   for (int64_t step = 0; step < whole; ++step) {
     each<N>([&](auto n) {
       const char* line = first + n * apart * matrix.bytes + step * LINE;
-      __builtin_prefetch(line + AHEAD);
+      __builtin_prefetch(line + AHEAD, 0, 2);  // into the second cache
       format.template add<R, false>(line, at + n * apart, step, x + step * R * Format::PLACES,
                                     sums[n]);
     });
