@@ -40,7 +40,7 @@ def asked(recipe: str, *options: str):
     return json.loads(said.stdout)
 
 
-BUILT = [(TINY, "bf16"), ("minigpt4_tiny", "f16")]
+BUILT = [(TINY, "bf16"), ("minigpt4_tiny", "f32")]
 """A packed tower, and a dense one with queries behind it; docs/tensorrt.md has the others."""
 
 
