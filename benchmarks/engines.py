@@ -66,7 +66,9 @@ def row(name: str, mode: str, method: str, one: Evidence) -> str:
 
 def main() -> None:
     """Print the rows; with --write, those of the recipes in a page are written anew."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="say which rows are old")
