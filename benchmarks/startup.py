@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 PEER = """
@@ -96,7 +97,7 @@ def commands(runs: int) -> dict[str, Took]:
     found = {}
     # `diff` leaves with 1 where two recipes differ.
     for name, line in lines.items():
-        found[name] = median(lambda line=line: took(line, codes=(0, 1)), runs)
+        found[name] = median(partial(took, line, codes=(0, 1)), runs)
     return found
 
 
