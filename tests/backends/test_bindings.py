@@ -18,6 +18,7 @@ from triptych.backends.bindings import parameters_of
 from triptych.backends.from_artefact import FromArtefact
 from triptych.backends.from_job import FromJob
 from triptych.backends.generation import Session
+from triptych.backends.job import job
 from triptych.backends.linking import linked, unbound
 from triptych.backends.manifest import MANIFEST, ArtefactError, Manifest, Target
 from triptych.backends.stored import WeightsError
@@ -277,3 +278,12 @@ def test_weights_in_few_bits_are_made_from_the_recipe(bare, published):
     said = r"keeps 1 in few bits.*run `triptych compile tiny --weights PATH` again"
     with pytest.raises(ArtefactError, match=said):
         parameters_of(bare, fewer, published)
+
+
+def test_a_recipe_is_compiled_with_links(other, published, state, tmp_path):
+    work = job(other, "chat", weights=Weights.open(other, published))
+    code = dict.fromkeys(work.methods, "aoti/methods.pt2")
+    manifest = FromJob(work, link=True).pack(tmp_path, "aot", Target.here(), code, {})
+    assert manifest.weights == linked(Weights.open(other, published))
+    assert not (tmp_path / "weights").exists()
+    assert_equal(parameters_of(tmp_path, manifest), state)
