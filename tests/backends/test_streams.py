@@ -14,6 +14,7 @@ from triptych.backends.aot import Aot
 from triptych.backends.eager import Eager
 from triptych.backends.exporting import exported
 from triptych.backends.inductor import Inductor
+from triptych.backends.job import job
 from triptych.backends.packing import TOLERANCE
 from triptych.backends.probe import probe
 from triptych.dsl.load import load_recipe
@@ -38,7 +39,9 @@ def halved(recipe):
 @pytest.fixture(scope="module")
 def fewer():
     """The same with its blocks in 8 and in 4 bits."""
-    return one_token(made(load_recipe(TINY, amend=[FEW_BITS]), dtype=torch.bfloat16))
+    return one_token(
+        job(load_recipe(TINY, amend=[FEW_BITS]), "chat", weights=0, dtype=torch.bfloat16)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +49,9 @@ def artefact(fewer, tmp_path_factory):
     return Aot().build(fewer, tmp_path_factory.mktemp("aot") / "tiny")
 
 
-def operators(job, method):
+def operators(work, method):
     """How often each operator stands in the program of a method."""
-    return Counter(str(node.target) for node in exported(job, method).graph.nodes)
+    return Counter(str(node.target) for node in exported(work, method).graph.nodes)
 
 
 def test_every_matrix_of_a_token_is_streamed(halved):
@@ -78,9 +81,9 @@ def test_a_token_in_float32_is_left_to_torch(tiny_job):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("kind", ["halved", "fewer"])
 def test_inductor_yields_what_eager_does(request, kind, batch):
-    job = request.getfixturevalue(kind)
-    ours, theirs = Inductor().compile(job), Eager().compile(job)
-    assert_same_methods(job, ours, theirs, TOLERANCE[torch.bfloat16], batch=batch)
+    work = request.getfixturevalue(kind)
+    ours, theirs = Inductor().compile(work), Eager().compile(work)
+    assert_same_methods(work, ours, theirs, TOLERANCE[torch.bfloat16], batch=batch)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
