@@ -102,7 +102,8 @@ class FromArtefact:
         limits: Mapping[str, Limit] | None = None,
     ) -> Manifest:
         """As in `Origin`; the manifest says of the recipe what this one's does."""
-        shutil.copytree(self.artefact.folder / TOKENIZER, folder / TOKENIZER)
+        if (self.artefact.folder / TOKENIZER).exists():  # what trains a stage has none
+            shutil.copytree(self.artefact.folder / TOKENIZER, folder / TOKENIZER)
         made = self.manifest.versions
         narrow = {name: LimitRecord.of(limit) for name, limit in (limits or self.limits).items()}
         return self.manifest.model_copy(

@@ -10,6 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a weight, beside its count of steps."""
+
+SCALES = "adamw.scales"
+"""The name by which compiled code takes what `Optimizer.scales` gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -107,7 +113,7 @@ class Optimizer:
         self._state = {
             f"{name}/{moment}": torch.zeros_like(weight)
             for name, weight in weights.items()
-            for moment in ("exp_avg", "exp_avg_sq")
+            for moment in MOMENTS
         }
         self._state |= {
             f"{name}/step": torch.zeros((), device=weight.device)
@@ -143,6 +149,26 @@ class Optimizer:
                 amsgrad=False,
                 maximize=False,
             )
+
+    def scales(self, rate: float) -> Tensor:
+        """[3, weights] what the next step does to each weight, in the order of `weights`.
+
+        The rate over what corrects the first moment, the root of what corrects the second, and the
+        share of the weight that its decay leaves.
+        """
+        first, second = self._betas
+        found: dict[str, tuple[float, float, float]] = {}
+        for (factor, decay), names in self._groups.items():
+            for name, counted in zip(names, self._of(names, "step"), strict=True):
+                steps, own = counted.item() + 1, rate * factor
+                root = math.sqrt(1 - second**steps)
+                found[name] = own / (1 - first**steps), root, 1 - own * decay
+        return torch.tensor([found[name] for name in self.weights]).T.contiguous()
+
+    @torch.no_grad()
+    def count(self) -> None:
+        """One more step was taken of every weight, by code that was given `scales`."""
+        torch._foreach_add_(self._of(tuple(self.weights), "step"), 1)
 
     def state(self) -> dict[str, Tensor]:
         """The moments and step counts as `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""

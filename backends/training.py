@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import FrameType
@@ -47,7 +48,7 @@ from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write
 from .resources import resources
 from .samples import PairSamples, Samples
 from .toolchain import cache_folder, code_in
-from .training_stage import NotFiniteError, StageRun
+from .training_stage import Code, NotFiniteError, StageRun
 
 
 class TrainingError(Exception):
@@ -75,7 +76,9 @@ class Options:
     batch: int | None = None
     precision: Literal["bf16", "f32"] | None = None
     seed: int | None = None
-    backend: Literal["eager", "inductor"] = "eager"
+    backend: Literal["eager", "inductor", "aot"] = "eager"
+    artefacts: tuple[Path, ...] = ()
+    """Where compiled stages lie, for `aot`; a stage without one is compiled into the cache."""
     device: str = "cpu"
     workers: int = 1
     """Threads that each compute a share of every batch."""
@@ -158,7 +161,7 @@ def train(
     """
     options = options or Options()
     missing = backend(options.backend).missing()
-    if missing:
+    if missing and not options.artefacts:
         raise MissingError(str(missing))
     recipe = overridden(recipe, options)
     chosen = _chosen(recipe, stages)
@@ -312,11 +315,12 @@ class _Walk:
         else:
             weights, state = self._entry(name, program)
             progress = Progress(stage=name)
-        compiled = self._options.backend == "inductor"
+        compiled, ahead = (self._options.backend == one for one in ("inductor", "aot"))
         compares = "pairs" in program.spec
-        workers = 1 if compares else self._options.workers
+        workers = 1 if compares or ahead else self._options.workers
         if workers < self._options.workers:
-            self._notice(f"{name} compares the pairs of a whole batch: one worker computes it")
+            why = "compares the pairs of a whole batch" if compares else "is compiled ahead of time"
+            self._notice(f"{name} {why}: one worker computes it")
         store = Store(self._out / "features", name, self._notice) if stage.cache else None
         run = StageRun(
             program,
@@ -325,6 +329,7 @@ class _Walk:
             device=self._options.device,
             workers=workers,
             compiled=compiled,
+            code=self._code(name, program) if ahead else None,
             store=store,
         )
         run.optimizer.load(state)
@@ -354,6 +359,18 @@ class _Walk:
             run.close()
             if store:
                 self._notice(f"{name}: {store}")
+
+    def _code(self, name: str, program: Program) -> Code:
+        """The compiled methods of a stage, for weights that are still to come."""
+        from .from_stage import methods_of, stage_artefact
+        from .stage_job import StageJob
+
+        if torch.device(self._options.device).type != "cpu":
+            raise TrainingError("a step is compiled ahead of time for the CPU: leave out --device")
+        job = StageJob.of(self._recipe.name, program, self._plan[name])
+        return partial(
+            methods_of, stage_artefact(job, self._options.artefacts, notice=self._notice)
+        )
 
     def _steps(
         self,

@@ -8,18 +8,25 @@ and AdamW's moments kept in float32. Frozen weights are kept as they came and on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import PRECISIONS, MethodModule, lower
+from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.plan import StagePlan
 from ..compiler.precision import coarsest, of_part
+from .ahead import AheadStep, Foreseen
+from .base import Executable
 from .features import PREFIX, Kept, Store, key_of
 from .gradients import Gradients, Method, Replica
-from .optim import Optimizer, clip
+from .optim import MOMENTS, Optimizer, clip
+
+Code: TypeAlias = Callable[[Mapping[str, Tensor]], Executable]
+"""Compiled methods of a stage, for the weights that they are to compute with."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -38,12 +45,17 @@ class StageRun:
         device: str = "cpu",
         workers: int = 1,
         compiled: bool = False,
+        code: Code | None = None,
         store: Store | None = None,
     ) -> None:
-        """`store` is where values of the parts that the stage keeps are read and written."""
+        """`store` is where values of the parts that the stage keeps are read and written.
+
+        With `code`, compiled ahead of time, one worker computes every step: it uses all cores.
+        """
         optim = plan.settings.optim
         self._masters = {
-            name: weights[name].to(device, torch.float32, copy=True) for name in plan.trained
+            name: weights[name].to(device, torch.float32, copy=True).contiguous()
+            for name in plan.trained
         }
         dtypes = {
             name: PRECISIONS[of_part(plan.settings.precision, name.partition(".")[0])]
@@ -53,14 +65,15 @@ class StageRun:
         used = {name: self._live.get(name, value) for name, value in weights.items()}
         used = {name: value.to(device, dtypes[name]) for name, value in used.items()}
         keys = {
-            name: key_of(program, name, used, device, compiled)
+            name: key_of(program, name, used, device, compiled or bool(code))
             for name in program.methods
             if name.startswith(PREFIX)
         }
         if store is not None:
             store.open(keys)
         self.replicas = [
-            _replica(program, plan, used, compiled, store, keys) for _ in range(workers)
+            _replica(program, plan, used, compiled, None if code else store, keys)
+            for _ in range(1 if code else workers)
         ]
         self.weights = {**weights, **self._masters}
         """Every parameter as it is now: trained ones in float32, others as they were given."""
@@ -75,7 +88,17 @@ class StageRun:
         )
         self._adapted = program.adapted
         self._limit = optim.clip
+        self._beta = optim.betas[0]
         self._gradients = Gradients(self.replicas)
+        self._ahead = None
+        if code:
+            made = code({name: one.contiguous() for name, one in used.items()})
+            methods = _kept(program, {n: partial(made.run, n) for n in keys}, store, keys)
+            if "prefix" in made.methods:
+                methods["prefix"] = partial(made.run, "prefix")
+            self._ahead = AheadStep(
+                made, list(methods.values()), self._moved, self._live, self._foreseen
+            )
 
     def step(
         self, shards: Sequence[Mapping[str, Tensor]], rate: float
@@ -84,10 +107,14 @@ class StageRun:
 
         NotFiniteError when there is nothing sensible to move them by; they are then left alone.
         """
+        if self._ahead:
+            losses, norm = self._ahead.step(shards, self.optimizer.scales(rate))
+            _expect_finite(losses["loss"], norm)
+            self.optimizer.count()
+            return losses, norm
         losses, gradients = self._gradients.of(shards)
         norm = clip(gradients, self._limit)
-        if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
-            raise NotFiniteError(f"the loss is {losses['loss']}, the norm of its gradient {norm}")
+        _expect_finite(losses["loss"], norm)
         self.optimizer.step(gradients, rate)
         for name, master in self._masters.items():
             if self._live[name] is not master:
@@ -107,6 +134,66 @@ class StageRun:
         """Let the workers go."""
         self._gradients.close()
 
+    def _foreseen(self, shards: Sequence[Mapping[str, Tensor]]) -> Foreseen:
+        """What the step is to do to the first moments, by eager."""
+        losses, gradients = self._gradients.of(shards)
+        norm, state = clip(gradients, self._limit), self.optimizer.state()
+        moments = {
+            name: torch.lerp(state[f"{name}/exp_avg"], one, 1 - self._beta)
+            for name, one in gradients.items()
+        }
+        self._gradients, self.replicas = Gradients(()), []  # and their memory
+        return Foreseen(losses["loss"], norm, moments)
+
+    @property
+    def _moved(self) -> dict[str, Tensor]:
+        """What moves beside the weights that are computed with: moments and masters."""
+        state = self.optimizer.state()
+        masters = {
+            f"{name}/master": master
+            for name, master in self._masters.items()
+            if self._live[name] is not master
+        }
+        return {
+            f"{n}/{kind}": state[f"{n}/{kind}"] for n in self._masters for kind in MOMENTS
+        } | masters
+
+
+def lowered_stage(program: Program, plan: StagePlan) -> Lowered:
+    """The methods of a stage on the device "meta", each weight in the precision that it is computed
+    in; what is not kept for the backward pass is marked."""
+    settings = plan.settings
+    lowered = lower(program, dtype=PRECISIONS[coarsest(settings.precision)], device="meta")
+    held = {
+        name: one.to(PRECISIONS[of_part(settings.precision, name.partition(".")[0])])
+        for name, one in lowered.module.state_dict().items()
+    }
+    lowered.module.load_state_dict(held, assign=True)
+    lowered.module.requires_grad_(False)
+    for path, module in lowered.module.named_modules():
+        if hasattr(module, "checkpoint"):
+            module.checkpoint = any(name.startswith(f"{path}.") for name in plan.recomputed)
+    return lowered
+
+
+def _expect_finite(loss: float, norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise NotFiniteError(f"the loss is {loss}, the norm of its gradient {norm}")
+
+
+def _kept(
+    program: Program, methods: Mapping[str, Method], store: Store | None, keys: Mapping[str, str]
+) -> dict[str, Method]:
+    """The methods; those that `keys` has are computed for what is not in the store."""
+    if store is None:
+        return dict(methods)
+    return {
+        name: Kept(method, program.methods[name], store, name, keys[name])
+        if name in keys
+        else method
+        for name, method in methods.items()
+    }
+
 
 def _replica(
     program: Program,
@@ -116,27 +203,18 @@ def _replica(
     store: Store | None,
     keys: Mapping[str, str],
 ) -> Replica:
-    """The methods of a stage over parameters of their own, which share the memory of `weights`.
-
-    Those that `keys` has are computed for what is not in the store.
-    """
-    dtype = PRECISIONS[coarsest(plan.settings.precision)]
-    lowered = lower(program, dtype=dtype, device="meta")
+    """The methods of a stage over parameters of their own, which share the memory of `weights`."""
+    lowered = lowered_stage(program, plan)
     wanted = lowered.module.state_dict()
     lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
     lowered.module.requires_grad_(False)
-    for path, module in lowered.module.named_modules():
-        if hasattr(module, "checkpoint"):
-            module.checkpoint = any(name.startswith(f"{path}.") for name in plan.recomputed)
     trained = {
         name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
     }
-    methods: dict[str, Method] = {
+    made: dict[str, Method] = {
         name: _Compiled(method) if compiled else method for name, method in lowered.methods.items()
     }
-    if store is not None:
-        for name, key in keys.items():
-            methods[name] = Kept(methods[name], program.methods[name], store, name, key)
+    methods = _kept(program, made, store, keys)
     before = [method for name, method in methods.items() if name != "step"]
     return Replica(methods["step"], tuple(before), trained)
 

@@ -2,12 +2,13 @@
 
 Both take the same batch of pictures with questions and answers, compute the loss over the answers,
 the gradients of what the stage trains, clip them and move the weights by AdamW. The first losses
-are compared; printed are medians of a step in seconds and their ratio to the peer's, taken in turn.
+are compared; printed are medians of a step in seconds and their ratio to the peer's, taken in turn,
+and the seconds until the first step was done.
 
-Needs the extra `benchmarks` (transformers), and g++ for `--backend inductor`. `tiny` and `small`
-run anywhere in a minute or two. A quiet machine: what else runs shows up in both columns.
+Needs the extra `benchmarks` (transformers), and g++ for all backends but eager. `tiny` and `small`
+run anywhere in a minute or two. A quiet machine: what else runs shows up in every row.
 
-    python benchmarks/train.py --size small --stage sft --workers 2
+    python benchmarks/train.py --size small --stage sft --backends eager inductor aot
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,9 +29,11 @@ from PIL import Image
 from torch import Tensor
 
 from triptych.backends.data import Example
+from triptych.backends.from_stage import methods_of, stage_artefact
 from triptych.backends.gradients import threads
 from triptych.backends.optim import decays
 from triptych.backends.samples import Samples
+from triptych.backends.stage_job import StageJob
 from triptych.backends.training import Options, completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.benchmarks.peer import SIZES, peer_model
@@ -107,7 +111,9 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--stage", choices=["joint", "sft"], default="joint")
-    parser.add_argument("--backend", choices=["eager", "inductor"], default="eager")
+    parser.add_argument(
+        "--backends", choices=["eager", "inductor", "aot"], nargs="+", default=["eager"]
+    )
     parser.add_argument("--workers", type=int, default=1, help="threads that share a batch")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pixels", type=int, default=224, help="sides of the pictures")
@@ -129,31 +135,55 @@ def main() -> None:
     pad = program.spec["tokens"]["specials"]["image_pad"]["id"]
     image = samples.processor.inputs["image"]
     theirs = peer_step(peer, planned, peer_batch(ready, whole, image, pad))
-    compiled = options.backend == "inductor"
-    run = StageRun(program, planned, weights, workers=options.workers, compiled=compiled)
+    job = StageJob.of(recipe.name, program, planned)
 
-    def ours() -> float:
-        with threads(options.workers):
-            return run.step(shards, RATE)[0]["loss"]
-
-    first = ours(), theirs()
-    seconds: dict[str, list[float]] = {"transformers": [], "triptych": []}
+    runs: dict[str, StageRun] = {}
+    steps: dict[str, Callable[[], float]] = {}
+    first: dict[str, float] = {}
+    ready_after: dict[str, float] = {}
+    for backend in options.backends:
+        started = time.perf_counter()
+        run = runs[backend] = StageRun(
+            program,
+            planned,
+            weights,
+            workers=options.workers,
+            compiled=backend == "inductor",
+            code=partial(methods_of, stage_artefact(job)) if backend == "aot" else None,
+        )
+        steps[backend] = partial(_loss, run, shards, options.workers)
+        first[backend] = steps[backend]()
+        ready_after[backend] = time.perf_counter() - started
+    # Last, as it moves the weights that the others start from.
+    started = time.perf_counter()
+    steps["transformers"] = theirs
+    first["transformers"] = theirs()
+    ready_after["transformers"] = time.perf_counter() - started
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(options.steps):
-        for name, step in (("transformers", theirs), ("triptych", ours)):
+        for name, step in steps.items():
             started = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - started)
-    run.close()
+    for run in runs.values():
+        run.close()
 
-    title = f"{options.size}, {options.stage}, {options.backend}, workers {options.workers}"
+    title = f"{options.size}, {options.stage}, workers {options.workers}"
     print(
         f"{title}: {options.batch} x {ready[0].length} tokens; {len(planned.trained)} tensors learn"
     )
-    print(f"first loss: triptych {first[0]:.6f}, transformers {first[1]:.6f}")
     base = statistics.median(seconds["transformers"])
     for name, times in seconds.items():
         middle = statistics.median(times)
-        print(f"{name:<14}{middle:>10.4f} s a step{middle / base:>8.2f} x peer")
+        print(
+            f"{name:<14}first loss {first[name]:.6f} after {ready_after[name]:>6.1f} s"
+            f"{middle:>10.4f} s a step{middle / base:>8.2f} x peer"
+        )
+
+
+def _loss(run: StageRun, shards: Sequence[Mapping[str, Tensor]], workers: int) -> float:
+    with threads(workers):
+        return run.step(shards, RATE)[0]["loss"]
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def contrastive(
     image_ND, text_ND, group_N = (gathered(x) for x in (image_BD, text_BD, group_B))
     right_BN = (group_B[:, None] == group_N).float()
     target_BN = right_BN / right_BN.sum(1, keepdim=True)
-    target_BN = (1 - smoothing) * target_BN + smoothing / len(group_N)
+    target_BN = (1 - smoothing) * target_BN + smoothing / group_N.shape[0]
     losses = [
         -(similarities(one_BD, other_ND, scale).log_softmax(1) * target_BN).sum(1)
         for one_BD, other_ND in ((image_BD, text_ND), (text_BD, image_ND))
@@ -73,7 +73,7 @@ def hard_negatives(one_BD: Tensor, other_BD: Tensor, scale: Tensor, group_B: Ten
     with torch.no_grad():
         share_BB = similarities(one_BD, other_BD, scale).softmax(1) + 1e-4
         share_BB = share_BB.masked_fill(group_B[:, None] == group_B, 0.0)
-        other_BB = 1.0 - torch.eye(len(group_B), device=share_BB.device)
+        other_BB = 1.0 - torch.eye(group_B.shape[0], device=share_BB.device)
         alone_B1 = share_BB.sum(1, keepdim=True) == 0
         return torch.where(alone_B1, other_BB, share_BB).multinomial(1)[:, 0]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..backends.job import Job
     from ..backends.packing import Progress
     from ..backends.tensorrt import TensorRT
+    from ..dsl.recipe import Recipe
 
 EXAMPLES = """\b
 Examples:
@@ -38,6 +39,7 @@ Examples:
   triptych compile qwen2_vl_72b --backend aot --out programs/      weights come later
   triptych compile programs/ --weights Qwen2-VL-72B-Instruct/ --link --out qwen72/
   triptych compile scenes.artefact --out here.artefact             code for this machine and torch
+  triptych compile scenes --stage tell --out tell.artefact         trains: `train --artefact`
   triptych compile qwen2_vl_72b --backend tensorrt --target sm90 --report-only
   triptych compile qwen2_vl_tiny --backend tensorrt --target sm89 --report-only --evidence built
   triptych compile my.vlm --backend inductor --random-weights 0    fills the cache of `run`
@@ -75,6 +77,7 @@ class Compute(click.ParamType[str]):
 )
 @random_option
 @mode_option
+@click.option("--stage", help="Compile the step of a stage, for training, in place of a mode.")
 @dtype_option
 @amend_option
 @click.option(
@@ -106,6 +109,7 @@ def compile_command(
     link: bool,
     random_weights: int | None,
     mode: str | None,
+    stage: str | None,
     dtype: str | None,
     amend: tuple[str, ...],
     report_only: bool,
@@ -114,7 +118,8 @@ def compile_command(
     converters: Path | None,
     as_json: bool,
 ) -> None:
-    """Compile a mode of RECIPE to code that answers without the recipe.
+    """Compile a mode of RECIPE to code that answers without the recipe, or a stage to code that
+    trains.
 
     Without weights an artefact has its programs and its code: enough to see that a model of any
     size compiles, and weights may come later. Of an ARTEFACT, the programs inside are compiled
@@ -128,6 +133,7 @@ def compile_command(
         given: dict[str, object] = {
             "--random-weights": random_weights,
             "--mode": mode,
+            "--stage": stage,
             "--dtype": dtype,
         }
         given |= {"--set": amend or None, "--target": target, "--converters": converters}
@@ -142,6 +148,13 @@ def compile_command(
     from .coverage import report
 
     loaded = load_recipe(model, amend=amend)
+    if stage is not None:
+        given = {"--weights": weights, "--random-weights": random_weights, "--mode": mode}
+        given |= {"--dtype": dtype, "--target": target, "--report-only": report_only or None}
+        if odd := [name for name, value in given.items() if value is not None]:
+            raise click.UsageError(f"{', '.join(odd)}: not with --stage; the run decides, or --set")
+        _compile_stage(loaded, stage, backend, out)
+        return
     mode = mode_of(loaded, mode)
     backend = backend or loaded.modes[mode].target.call
     if report_only:
@@ -175,6 +188,23 @@ def compile_command(
         with _watched() as progress:
             made = _builder(backend, progress).build(job, out, link=link)
         _say(made, time.perf_counter() - started)
+
+
+def _compile_stage(recipe: Recipe, stage: str, backend: str | None, out: Path | None) -> None:
+    """The step of a stage, which `train` takes."""
+    from ..backends.aot import Aot
+    from ..backends.from_stage import FromStage
+    from ..backends.stage_job import stage_job
+
+    if backend not in (None, "aot") or not out:
+        raise click.UsageError(
+            "a stage is compiled ahead of time, by --backend aot, into a folder: name it with --out"
+        )
+    able("aot")
+    started = time.perf_counter()
+    with _watched() as progress:
+        made = Aot(progress).write(FromStage(stage_job(recipe, stage)), out)
+    _say(made, time.perf_counter() - started)
 
 
 def _compile_again(
@@ -250,9 +280,11 @@ def _say(artefact: Artefact, seconds: float) -> None:
     )
     click.echo(f"{artefact.folder}  {size / 1e6:,.1f} MB, {seconds:.0f} s")
     weights = manifest.weights
-    if weights.kind == "linked":
+    if manifest.training:
+        click.echo(f"It trains a stage: triptych train {manifest.recipe.name} --artefact ...")
+    elif weights.kind == "linked":
         own = sum(content.size for content in weights.files.values())
         click.echo(f"It takes its weights from {weights.source}, {own / 1e6:,.1f} MB.")
-    if weights.kind == "none":
+    elif weights.kind == "none":
         then = "compile the recipe with" if manifest.quantized else "run it with"
         click.echo(f"It has no weights yet: {then} --weights PATH.")

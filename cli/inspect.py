@@ -71,11 +71,12 @@ def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -
     spec, recipe, target = manifest.spec, manifest.recipe, manifest.target
     count = len(manifest.quantized)
     precision = manifest.dtype + (f", {count} weights in few bits" if count else "")
+    use = "stage" if manifest.training else "mode"
     backend = manifest.backend + (f" ({manifest.profile})" if manifest.profile != "shared" else "")
     heading("ARTEFACT")
     table(
         [
-            ("recipe", f"{recipe.name}, mode {recipe.mode}, digest {recipe.digest}"),
+            ("recipe", f"{recipe.name}, {use} {recipe.mode}, digest {recipe.digest}"),
             ("format", str(manifest.format)),
             ("made by", ", ".join(f"{tool} {one}" for tool, one in manifest.versions.items())),
             ("target", f"{backend}, {target.device}, {target.system} {target.machine}"),
@@ -96,7 +97,7 @@ def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -
     heading("\nSIZES")
     table([(name, str(limit)) for name, limit in manifest.sizes.items()])
     heading("\nPARAMETERS")
-    table(list(_weights(manifest.weights)))
+    table([("the run's", "")] if manifest.training else list(_weights(manifest.weights)))
     for line in fewer_bits(manifest.quantized, manifest.weight_rounding, manifest.rounding):
         click.echo(line)
     heading("\nHOST")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -28,6 +28,7 @@ Examples:
   triptych train my.vlm --start vit=clip/ --start lm=qwen/ --data chat.jsonl --out runs/my
   triptych train my.vlm --data chat.jsonl --out runs/my --set sft.optim.lr=2e-5 --steps 100
   triptych train my.vlm --data chat.jsonl --out runs/my --resume
+  triptych train my.vlm --data chat.jsonl --out runs/my --artefact sft.artefact
 
 \b
 Data is a .json or .jsonl file of LLaVA records (image, conversations) or of chats (messages with
@@ -91,7 +92,17 @@ content parts), or a folder of pictures with their captions in .txt files beside
 @click.option("--precision", type=click.Choice(["bf16", "f32"]), help="What to compute in.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the order and of fresh weights.")
 @click.option(
-    "--backend", type=click.Choice(["eager", "inductor"]), default="eager", show_default=True
+    "--backend",
+    type=click.Choice(["eager", "inductor", "aot"]),
+    help="How a step is computed: as it is; compiled at the first one; or compiled whole before "
+    "it.  [default: eager, or aot with --artefact]",
+)
+@click.option(
+    "--artefact",
+    "artefacts",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A stage that `triptych compile --stage` compiled, for --backend aot. Repeatable.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda.")
 @click.option(
@@ -137,6 +148,8 @@ def train_command(
     resume: bool,
     force: bool,
     amend: tuple[str, ...],
+    backend: Literal["eager", "inductor", "aot"] | None,
+    artefacts: tuple[Path, ...],
     **options: Any,
 ) -> None:
     """Train RECIPE through its stages, each with its own frozen and trained parameters.
@@ -144,6 +157,9 @@ def train_command(
     Ctrl-C finishes the step and saves; a run that ended in any way goes on with --resume, and ends
     with the same weights as one that was never cut off.
     """
+    if artefacts and backend not in (None, "aot"):
+        raise click.UsageError(f"--artefact is compiled already: leave out --backend {backend}")
+    backend = backend or ("aot" if artefacts else "eager")
     loaded = load_recipe(recipe, amend=amend)
 
     from ..backends.training import Options, StoppedError, train
@@ -174,7 +190,7 @@ def train_command(
                 beside=beside,
                 resume=resume,
                 force=force,
-                options=Options(**options),
+                options=Options(backend=backend, artefacts=artefacts, **options),
                 listener=listener,
             )
     except StoppedError as stopped:

@@ -188,7 +188,7 @@ def _hard_negatives(
     scale: Tensor,
     group_B: Tensor,
 ) -> Tensor:
-    own_B = torch.arange(len(group_B), device=group_B.device)
+    own_B = torch.arange(group_B.shape[0], device=group_B.device)
     if op.of == "texts":
         return torch.cat((own_B, own_B, hard_negatives(image_BW, text_BW, scale, group_B)))
     return torch.cat((own_B, hard_negatives(text_BW, image_BW, scale, group_B), own_B))
@@ -218,7 +218,10 @@ LOWERING: Mapping[type[ops.Operation], Row] = MappingProxyType(
         ops.Tap: Row(run=lambda op, block, taps: taps[op.index]),
         ops.DropClassToken: Row(run=lambda op, block, x: x[:, 1:]),
         ops.TakeTokens: Row(
-            run=lambda op, block, x, index: x.take_along_dim(index[..., None], dim=1)
+            # Not `take_along_dim`: it takes every size for a constant where a program is exported.
+            run=lambda op, block, x, index: x.gather(
+                1, index[..., None].expand(-1, -1, x.shape[-1])
+            )
         ),
         ops.Rows: Row(run=lambda op, block, x: x.flatten(0, 1)),
         ops.Pictures: Row(run=lambda op, block, x: x.unflatten(0, (-1, op.tokens))),
