@@ -16,11 +16,16 @@ given; measure on a quiet machine.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# As the command line does: threads that spin while they wait starve those of the other pool, of
+# which there are two where compiled code brings its own OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch.profiler import ProfilerActivity, profile

@@ -20,6 +20,7 @@ that before, into a folder that is kept, and measure then, when the machine is q
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -27,6 +28,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+
+# As the command line does: threads that spin while they wait starve those of the other pool, of
+# which there are two where compiled code brings its own OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
