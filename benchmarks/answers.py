@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from PIL import Image
 from triptych.backends.generation import Session
 from triptych.backends.sampling import Chooser
 from triptych.backends.sight import Sight
+from triptych.benchmarks.limits import clock
 from triptych.blocks.input.ending import Ending
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Attachment, Sample, Turn
@@ -79,7 +79,7 @@ def words(processor: Processor, sample: Sample) -> int:
 
 def answered(session: Session, samples: Sequence[Sample], new: int) -> Timed:
     """The likeliest `new` tokens behind each prompt."""
-    moments = [time.perf_counter()]
+    moments = [clock()]
     prompts = session.prompts(samples)
     slots = session.slots(prompts.length, new)
     caches = session.executable.caches(len(samples), slots)
@@ -90,7 +90,7 @@ def answered(session: Session, samples: Sequence[Sample], new: int) -> Timed:
     tellings = [session.processor.telling() for _ in samples]
     rows: list[list[int]] = [[] for _ in samples]
     for tokens in session.go_on(prompts, logits_BV, caches, slots, new, tellings, chooser):
-        moments.append(time.perf_counter())
+        moments.append(clock())
         for row, token in zip(rows, tokens, strict=True):
             assert token is not None
             row.append(token)

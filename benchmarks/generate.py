@@ -9,7 +9,8 @@ weights at the read bandwidth. Weights are random.
 
 Needs the extra `benchmarks` (transformers), and g++ for the backends that compile. `tiny` and
 `small` run anywhere in a minute or two. `2b` needs 12 GB of memory, and compiles for minutes: do
-that before, into a folder that is kept, and measure then, when the machine is quiet.
+that before, into a folder that is kept, and measure then. On a machine that is not quiet, with one
+thread: its own processor time is then the clock (benchmarks/limits.py).
 
     python benchmarks/generate.py --size small --backend aot --backend inductor
     python benchmarks/generate.py --size 2b --keep build/2b --compile-only

@@ -32,9 +32,13 @@ SIDE = 2048
 """Rows and columns of the matrices that are multiplied."""
 
 
+def clock() -> float:
+    """Seconds: of this thread's own processor with one thread, on the wall with more."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def quickest(call: Callable[[], object], runs: int) -> float:
     """Seconds of the quickest of several calls, after one that warms up."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     call()
     seconds = []
     for _ in range(runs):

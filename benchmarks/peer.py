@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from triptych.backends.weights import as_published
 from triptych.benchmarks.answers import Timed
+from triptych.benchmarks.limits import clock
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Sample
 from triptych.dsl.parts import Mrope, ViT
@@ -82,14 +82,14 @@ class _Stamps:
         self.moments: list[float] = []
 
     def put(self, tokens: Tensor) -> None:
-        self.moments.append(time.perf_counter())
+        self.moments.append(clock())
 
     def end(self) -> None: ...
 
 
 def ask_peer(model: Any, fed: Mapping[str, Tensor], new: int) -> Timed:
     """The likeliest `new` tokens behind the prompt, by the peer."""
-    stamps, begin = _Stamps(), time.perf_counter()
+    stamps, begin = _Stamps(), clock()
     with torch.inference_mode():
         out = model.generate(
             **fed, max_new_tokens=new, min_new_tokens=new, do_sample=False, streamer=stamps
