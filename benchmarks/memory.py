@@ -5,7 +5,7 @@ torch's allocator has given out at the fullest moment, with the tensors that liv
 `process` is how much larger the process was at its largest, while it answered, than one that has
 answered with the smallest model: so Python, torch and the vocabulary are not in it, and what
 kernels take on their own is. The models are the smallest that ship, of which a process would tell
-nothing, and published ones with fewer blocks, in bfloat16; weights are random.
+nothing, and a published one with fewer blocks, in bfloat16; weights are random.
 
 Needs Linux, g++ for the backends that compile, and 3 GB of memory. Takes minutes, most of which
 compile, once where a folder is given.
@@ -45,12 +45,8 @@ WHOLE = (
     "internvl_chat_qllama_tiny",
     "minigpt4_tiny",
 )
-CUT = {
-    "qwen2_vl_2b": ("vit.depth=4", "lm.depth=4"),
-    "internvl_1_5_mini_2b": ("vit.depth=4", "lm.depth=4"),
-    "deepseek_vl_1_3b": ("siglip.depth=4", "lm.depth=4"),
-}
-"""Published models, and what is left of them so that a small machine holds them."""
+CUT = {"qwen2_vl_2b": ("vit.depth=4", "lm.depth=4")}
+"""Published models whose vocabulary ships, with what is left of them on a small machine."""
 COMPILED = ("qwen2_vl_tiny", "qwen2_vl_2b")
 """Those that are compiled too."""
 HEADER = ("recipe", "in", "backend", "weights", "cache", "planned", "allocator", "", "process", "")
