@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from triptych.backends import backend
+from triptych.backends import backend, native
 from triptych.backends.aot import Aot
 from triptych.backends.artefact import PackageExecutable
 from triptych.backends.base import Executable
@@ -26,6 +26,7 @@ def executable(name: str, recipe: Recipe, work: Job, keep: Path) -> Executable:
         return backend(name).compile(work)
     folder = artefact(recipe, work, keep)
     state = work.lowered.module.state_dict()
+    native.load_from(folder / native.LIBRARY)
     return PackageExecutable(folder, Manifest.read(folder / MANIFEST), state)
 
 
