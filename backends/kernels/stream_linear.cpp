@@ -115,22 +115,25 @@ struct Bfloat16 {
 };
 
 #ifdef __AVX512VNNI__
-// A row of x in whole numbers of 24 bits, of a unit that is a power of two: numbers of bfloat16 are
-// exact down to 2^-15 of the largest, which is closer than sums in float32 come.
+// A row of x in whole numbers of 24 bits, none above `limit`, of a unit that is a power of two:
+// numbers of bfloat16 are exact down to 2^-14 of the largest, which is closer than sums in float32
+// come.
 struct Whole {
+  static constexpr int32_t MOST = (1 << 23) - 1;
   float unit;
   std::vector<int32_t> numbers;
 
-  explicit Whole(const std::vector<float>& x) : numbers(x.size()) {
+  explicit Whole(const std::vector<float>& x, int32_t limit = MOST) : numbers(x.size()) {
     uint32_t most = 0;  // the bits of the largest: without their signs, they stand in its order
     for (const float& number : x) most = std::max(most, load<uint32_t>(&number) << 1 >> 1);
     const bool finite = most < 0x7f800000;
-    const int exponent = std::max(int(most >> 23) - 127, -100) + 1;
+    int exponent = std::max(int(most >> 23) - 127, -100) + 1;
+    if (finite && std::ldexp(load<float>(&most), 23 - exponent) > limit) ++exponent;
     const float units = finite ? std::ldexp(1.0f, 23 - exponent) : 0.0f;
     unit = finite ? std::ldexp(1.0f, exponent - 23) : std::numeric_limits<float>::quiet_NaN();
     for (size_t i = 0; finite && i < x.size(); ++i) {
       const float number = x[i] * units;
-      numbers[i] = std::min(int32_t(number + (number < 0 ? -0.5f : 0.5f)), (1 << 23) - 1);
+      numbers[i] = int32_t(number + (number < 0 ? -0.5f : 0.5f));
     }
   }
 };
@@ -257,12 +260,13 @@ struct Int4 {
 
 #ifdef __AVX512VNNI__
   // Digits of x to the base of 256, from -128 to 127, the highest first; of each the even weights'
-  // and the odd ones'.
+  // and the odd ones'. Three digits of 127 are the most that they can say.
+  static constexpr int32_t DIGITS = 0x7f7f7f;
   static constexpr int64_t PLACES = 3 * STEP;
   using Given = int8_t;
 
   void lay(int64_t r, const std::vector<float>& x, Given* out, int64_t apart) {
-    const Whole whole(x);
+    const Whole whole(x, DIGITS);
     units[r] = whole.unit;
     add_up(r, x);
     for (size_t at = 0; at < x.size(); at += STEP, out += apart) {

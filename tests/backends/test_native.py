@@ -84,6 +84,20 @@ def test_numbers_of_very_different_size_keep_their_places():
     assert ours[0].tolist() == pytest.approx([0.0, 3e4], abs=3e4 * 2**-22)
 
 
+@pytest.mark.parametrize("largest", [1.9921875, 1.984375, 255 / 256, 2.0, -1.9921875])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_largest_number_fits_its_digits(largest, dtype):
+    """One just below a power of two has more than the highest of three signed digits can say."""
+    x = numbers(3, 64, dtype=dtype).clamp(-1, 1) * 0.9
+    x[1, 5] = largest
+    eight, four = whole(-127, 128, 7, 64, dtype=torch.int8), whole(0, 256, 7, 32, dtype=torch.uint8)
+    scale, zero = numbers(7, 1).abs(), whole(0, 16, 7, 1, dtype=torch.uint8)
+    exact = functional.linear(x.double(), unpacked(four, scale, zero, torch.float64))
+    assert_as_near(ops.linear_int4(x, four, scale, zero, None), exact.to(dtype), exact)
+    exact = functional.linear(x.double(), eight.double())
+    assert_as_near(ops.linear_int8(x, eight, torch.ones(7), None), exact.to(dtype), exact)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_not_hidden(value):
     x = torch.full((1, 64), 1.0)
