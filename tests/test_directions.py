@@ -15,17 +15,19 @@ MAY_IMPORT = {
     "dsl": ["dsl"],
     "blocks": ["blocks"],
     "recipes": ["recipes"],
-    # The compiler's arithmetic of tokens is the one the processor runs: pure Python rules. And it
-    # asks the same vocabularies.
+    # The compiler's arithmetic of tokens and of calls is the one that is run: pure Python rules. And
+    # it asks the same vocabularies.
     "compiler": [
         "compiler",
         "dsl",
         "recipes",
+        "blocks.input.calls",
         "blocks.input.sizes",
         "blocks.input.layout",
         "blocks.input.writing",
     ],
     "compiler/lower.py": ["compiler", "dsl", "blocks"],
+    "compiler/rounding.py": ["compiler", "blocks"],
     "backends": ["backends", "compiler", "dsl", "blocks"],
     # What runs inside an artefact stands on the blocks alone.
     "backends/artefact.py": ["backends", "blocks"],
@@ -35,9 +37,9 @@ MAY_IMPORT = {
 }
 # dsl finds the recipes that ship by name.
 MAY_IMPORT["dsl/files.py"] = ["dsl", "recipes"]
-RULES_OF_INPUT = ("sizes", "layout", "tokenizer", "writing")
+RULES_OF_INPUT = ("calls", "sizes", "layout", "tokenizer", "writing")
 NO_TORCH = ["dsl", "recipes", "compiler", *(f"blocks/input/{name}.py" for name in RULES_OF_INPUT)]
-TORCH_ALLOWED = ["compiler/lower.py"]
+TORCH_ALLOWED = ["compiler/lower.py", "compiler/rounding.py"]
 
 
 def files():
