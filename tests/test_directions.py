@@ -15,8 +15,8 @@ MAY_IMPORT = {
     "dsl": ["dsl"],
     "blocks": ["blocks"],
     "recipes": ["recipes"],
-    # The compiler's arithmetic of tokens and of calls is the one that is run: pure Python rules. And
-    # it asks the same vocabularies.
+    # The compiler's arithmetic of tokens and calls is the one that is run: pure Python rules. And it
+    # asks the same vocabularies.
     "compiler": [
         "compiler",
         "dsl",
