@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "dsl": ["dsl"],
     "blocks": ["blocks"],
     "recipes": ["recipes"],
-    # The compiler's arithmetic of tokens and calls is the one that is run: pure Python rules. And it
+    # The compiler counts tokens and calls by the rules that are run, pure Python ones. And it
     # asks the same vocabularies.
     "compiler": [
         "compiler",
