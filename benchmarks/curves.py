@@ -8,9 +8,9 @@ operations of the maths at the rate of a bfloat16 product. A third table says wh
 for each operator that torch's profiler sees, its share; what it does not see are compiled loops.
 
 Needs g++ and 4 GB of memory for 4 blocks in bf16. Compiles for minutes, once where a folder is
-given; measure on a quiet machine.
+given. Measure on a quiet machine, or with one thread.
 
-    python benchmarks/curves.py --keep build/curves --draw docs/pictures/costs.svg
+    python benchmarks/curves.py --threads 1 --keep build/curves --draw docs/pictures/costs.svg
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from triptych.backends.generation import Session
 from triptych.backends.job import Job, job
+from triptych.backends.probe import probe
 from triptych.benchmarks.answers import Timed, answered, endless, question
 from triptych.benchmarks.compiled import executable, stills
 from triptych.benchmarks.limits import product_rate, read_bandwidth
+from triptych.blocks.input.calls import CHUNK, cache_slots
 from triptych.blocks.input.processor import Processor
 from triptych.compiler.costing import Shapes
 from triptych.compiler.lower import PRECISIONS
@@ -45,6 +48,15 @@ BATCHES = (1, 2, 4, 8)
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 SHORT = 256
 """Tokens of the prompts whose answers grow together."""
+LONG = cache_slots(LENGTHS[-1] + 1, 1, 2 * LENGTHS[-1])
+PROFILED: tuple[tuple[str, dict[str, int]], ...] = (
+    ("decode", {"batch": 1, "slots": 512}),
+    ("decode", {"batch": 8, "slots": 512}),
+    ("decode", {"batch": 1, "slots": LONG}),
+    ("prefill", {"batch": 1, "slots": 512, "length": SHORT}),
+    ("prefill", {"batch": 1, "slots": LONG, "length": CHUNK}),
+)
+"""Calls at the ends of the curves: a cache of so many slots, and a piece of a prompt."""
 WORTH = 0.02
 """An operator with a smaller share of the time is not named."""
 
@@ -107,17 +119,18 @@ class Bench:
         program = self.work.lowered.program
         return answering(program, "prefill", Shapes(values, {}), "f32").total
 
-    def profiled(self, batch: int, length: int, method: str) -> dict[str, float]:
-        """The share of each operator in the time of the calls of a method."""
+    def profiled(self, method: str, **sizes: int) -> dict[str, float]:
+        """The share of each operator in the time of a call of a method."""
+        given = probe(self.work.methods[method], self.work.limits, self.work.tokens, **sizes)
+        self.session.executable.run(method, given)
         with profile(activities=[ProfilerActivity.CPU]) as seen:
-            said = self.ask(batch, length, 1 if method == "prefill" else 4)
-        whole = sum(said.seconds) * 1e6
-        shares = {
-            event.key: event.self_cpu_time_total / whole
-            for event in seen.key_averages()
-            if event.self_cpu_time_total / whole > WORTH
-        }
-        return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
+            begin = time.perf_counter()
+            self.session.executable.run(method, given)
+            whole = (time.perf_counter() - begin) * 1e6
+        shares = {event.key: event.self_cpu_time_total / whole for event in seen.key_averages()}
+        said = {name: share for name, share in shares.items() if share > WORTH}
+        said["compiled loops"] = 1 - sum(shares.values())
+        return dict(sorted(said.items(), key=lambda pair: -pair[1]))
 
 
 def draw(batches: Sequence[Point], lengths: Sequence[Point], path: Path, title: str) -> None:
@@ -204,11 +217,11 @@ def main() -> None:
         prompts.append(bench.point(1, length))
         print(f"{length:<8}{_told(prompts[-1])}", flush=True)
     print("\nwhere the time goes")
-    for batch, length in ((1, SHORT), (8, SHORT), (1, lengths[-1])):
-        for method in ("prefill", "decode"):
-            shares = bench.profiled(batch, length, method).items()
-            said = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-            print(f"{method}, {batch} x {length}: {said}", flush=True)
+    for method, sizes in PROFILED:
+        shares = bench.profiled(method, **sizes).items()
+        said = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        where = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        print(f"{method}, {where}: {said}", flush=True)
     if options.draw:
         draw(batches, prompts, options.draw, title)
 
