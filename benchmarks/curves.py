@@ -134,7 +134,7 @@ class Bench:
 
 
 def draw(batches: Sequence[Point], lengths: Sequence[Point], path: Path, title: str) -> None:
-    """The curves beside what the machine allows, both axes by powers."""
+    """The curves beside what the machine allows; a prompt's on two axes of powers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.4), layout="constrained")
@@ -159,11 +159,15 @@ def draw(batches: Sequence[Point], lengths: Sequence[Point], path: Path, title: 
         places = [place for place, _, _ in points]
         axes.plot(places, [took for _, took, _ in points], "o-", label="measured")
         axes.plot(places, [least for *_, least in points], "--", label="what the machine allows")
-        axes.set(title=name, xlabel=beneath, ylabel="seconds", xscale="log", yscale="log")
+        axes.set(title=name, xlabel=beneath, ylabel="seconds", xscale="log")
+        if name == "the first token":
+            axes.set(yscale="log")
+        else:
+            axes.set(ylim=(0, None))
         axes.set_xticks(places, [f"{place:,}" for place in places], minor=False)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
@@ -203,7 +207,7 @@ def main() -> None:
 
     title = (
         f"{options.backend}, {options.depth} of 28 blocks, {bench.weights / 1e6:.0f} MB in "
-        f"{options.dtype}, {options.threads} threads"
+        f"{options.dtype}, threads: {options.threads}"
     )
     print(title)
     head = f"{'first, s':>10}{'of limit':>10}{'next, ms':>10}{'of limit':>10}{'tokens/s':>10}"
