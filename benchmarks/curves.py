@@ -24,8 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# As the command line does: threads that spin while they wait starve those of the other pool, of
-# which there are two where compiled code brings its own OpenMP.
+# As the command line does (cli/main.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch

@@ -30,8 +30,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-# As the command line does: threads that spin while they wait starve those of the other pool, of
-# which there are two where compiled code brings its own OpenMP.
+# As the command line does (cli/main.py).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
