@@ -75,8 +75,9 @@ class SplitInference:
             before = graph.feeding(*made)
             ends = {
                 node.name: _called(node, medium)
-                for node in map(graph.__getitem__, before)
-                if self._tower(node)
+                for node in graph
+                if node.name in before
+                and self._tower(node)
                 and any(self._tower(user) != self._tower(node) for user in graph.users(node.name))
             }
             outputs = {name: node for node, name in ends.items()}
