@@ -109,7 +109,6 @@ class FromArtefact:
         return self.manifest.model_copy(
             update={
                 "backend": backend,
-                "profile": "shared",
                 "target": target,
                 "versions": {**versions(), **tools, EXPORTER: made.get(EXPORTER, made["torch"])},
                 "methods": {

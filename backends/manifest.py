@@ -79,8 +79,6 @@ class Manifest(Record):
     format: Literal[3] = FORMAT
     recipe: RecipeRecord
     backend: Literal["aot", "tensorrt"]
-    profile: Literal["shared", "packed"] = "shared"
-    """Packed: the code has weights of its own inside, laid out for this processor."""
     versions: dict[str, str]
     """What made it: triptych, torch and Python, and the compiler or the builder of engines."""
     target: Target

@@ -72,14 +72,13 @@ def _print(manifest: Manifest, lacks: str | None, problems: Mapping[str, str]) -
     count = len(manifest.quantized)
     precision = manifest.dtype + (f", {count} weights in few bits" if count else "")
     use = "stage" if manifest.training else "mode"
-    backend = manifest.backend + (f" ({manifest.profile})" if manifest.profile != "shared" else "")
     heading("ARTEFACT")
     table(
         [
             ("recipe", f"{recipe.name}, {use} {recipe.mode}, digest {recipe.digest}"),
             ("format", str(manifest.format)),
             ("made by", ", ".join(f"{tool} {one}" for tool, one in manifest.versions.items())),
-            ("target", f"{backend}, {target.device}, {target.system} {target.machine}"),
+            ("target", f"{manifest.backend}, {target.device}, {target.system} {target.machine}"),
             ("needs", " ".join(target.features) or "nothing more"),
             ("precision", precision),
             ("here", f"cannot run: {lacks}" if lacks else "can run"),
