@@ -114,6 +114,8 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(folder, drawn):
         stdout=theirs,
         stderr=theirs,
         close_fds=True,
+        # Who runs the tests may have their processes pass over it; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     seen = ""
