@@ -128,10 +128,11 @@ def export_flat(
     return _export(function, inputs, tuple(_free(port, limits) for port in ports))
 
 
-def parameter_ports(module: nn.Module, method: Method) -> dict[str, Port]:
-    """The parameters that a method uses, in its order."""
+def parameter_ports(module: nn.Module, *methods: Method) -> dict[str, Port]:
+    """The parameters that methods use, in their order."""
     state = module.state_dict()
-    return {name: Port(tuple(state[name].shape), state[name].dtype) for name in method.parameters}
+    used = dict.fromkeys(name for method in methods for name in method.parameters)
+    return {name: Port(tuple(state[name].shape), state[name].dtype) for name in used}
 
 
 def dynamic(limits: Mapping[str, Limit]) -> dict[str, Any]:

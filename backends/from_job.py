@@ -15,7 +15,7 @@ from ..blocks.input.writing import vocabulary_file
 from .artefact import TOKENIZER
 from .base import BackendError, Executable, Limit, Method, Port
 from .eager import EagerExecutable
-from .exporting import exported
+from .exporting import exported, parameter_ports
 from .job import Job
 from .linking import linked
 from .manifest import Manifest, RecipeRecord, Target, versions
@@ -58,11 +58,7 @@ class FromJob:
     @cached_property
     def parameters(self) -> dict[str, Port]:
         """The parameters that the methods use, in the order of the methods."""
-        state = self.job.lowered.module.state_dict()
-        used = (name for method in self.methods.values() for name in method.parameters)
-        return {
-            name: Port(tuple(state[name].shape), state[name].dtype) for name in dict.fromkeys(used)
-        }
+        return parameter_ports(self.job.lowered.module, *self.methods.values())
 
     def program(self, name: str, folder: Path) -> ExportedProgram:
         """Exported, and written."""

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from . import able, native
 from .artefact import Artefact, PackageExecutable
 from .base import Executable, Limit, Method, Port
+from .exporting import parameter_ports
 from .manifest import ArtefactError, Manifest, RecipeRecord, Target, versions
 from .packing import Progress, program_file, save_program, silent
 from .records import LimitRecord, MethodRecord, PortRecord, WeightsRecord
@@ -58,11 +59,7 @@ class FromStage:
     @cached_property
     def parameters(self) -> dict[str, Port]:
         """The parameters that the methods use, in the order of the methods."""
-        state = self.job.lowered.module.state_dict()
-        used = (name for method in self.methods.values() for name in method.parameters)
-        return {
-            name: Port(tuple(state[name].shape), state[name].dtype) for name in dict.fromkeys(used)
-        }
+        return parameter_ports(self.job.lowered.module, *self.methods.values())
 
     def program(self, name: str, folder: Path) -> ExportedProgram:
         """Exported, and written."""

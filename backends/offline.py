@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..compiler.quiet import quiet
 
 WHEELS = (
     "torch-tensorrt-rtx",
@@ -94,7 +95,7 @@ def declared(target: str) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(replaced(torch.cuda, name, answer))
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet(logging.ERROR))
         yield
 
 
@@ -156,19 +157,6 @@ def _without_runtime() -> Iterator[None]:
 
     with replaced(os.path, "isfile", found):
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, nothing is logged or warned of."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @dataclass(frozen=True, slots=True)

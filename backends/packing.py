@@ -58,7 +58,7 @@ class State:
 
 
 class Origin(Protocol):
-    """What an artefact is made from: a job, or another artefact."""
+    """What an artefact is made from: a job, a stage, or another artefact."""
 
     @property
     def against(self) -> Literal["eager", "program"]:

@@ -5,10 +5,7 @@ Shape suffixes: I width that goes in, O width that comes out, P = I / 2 bytes, G
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.matrices import unpacked
+from .quiet import quiet
 from .storage import Storage
 
 LARGEST = 127
@@ -95,7 +93,7 @@ def _in_steps(
 
     The numbers are the nearest to what is read back with the scales as they are kept.
     """
-    with _torchao():
+    with quiet():  # torchao tells of libraries for GPUs that it does not find
         from torchao.quantization import quant_primitives as ao
     scale, zero = ao.choose_qparams_affine(
         exact_OI, ao.MappingType[mapping], block, *ends, SMALLEST, kept, torch.int32
@@ -114,16 +112,3 @@ def _empty(like_OI: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 def _squares(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
-
-
-@contextmanager
-def _torchao() -> Iterator[None]:
-    """torchao tells of libraries for GPUs that it does not find: nothing is amiss with that."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
