@@ -1,7 +1,6 @@
 # The two commands of the README: `make demo` and `make test`. Both set up .venv when it is missing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help demo test check tensorrt fresh golden fmt fuzz clean
 

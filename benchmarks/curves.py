@@ -24,8 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# As the command line does (cli/main.py).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from triptych.cli.waiting import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 import torch
 from torch.profiler import ProfilerActivity, profile

@@ -30,8 +30,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-# As the command line does (cli/main.py).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from triptych.cli.waiting import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 import torch
 

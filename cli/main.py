@@ -9,6 +9,7 @@ import sys
 import click
 
 from .colour import color_option, wants_colour
+from .waiting import wait_a_little
 
 # Command name -> (file in this folder, one line of help). A command's file is imported when the
 # command is called, so `check`, `fmt`, `plan` and `diff` never wait for torch.
@@ -113,8 +114,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; print what is wrong and leave with its exit code."""
-    # Threads that spin while they wait starve the other core; OpenMP reads this at torch's import.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_a_little()
     try:
         status = cli.main(standalone_mode=False)
     except click.ClickException as error:
