@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -75,10 +74,10 @@ def test_pictures_of_200_random_sizes_compile_nothing_new(tiny_job, inductor, pr
     assert inductor.graphs[("vision_image", ())] == inductor.graphs[("project", ())] == 1
 
 
-def test_blocks_that_repeat_are_compiled_once(recipe, monkeypatch):
+def test_blocks_that_repeat_are_compiled_once(monkeypatch, tmp_path):
     """Of six blocks, six calls of one graph; a cache is written between two of them."""
     deep = job(load_recipe(TINY, amend=["lm.depth=6", "vit.depth=6"]), "chat", weights=0)
-    ours, theirs = Inductor(Path("never used")).compile(deep), Eager().compile(deep)
+    ours, theirs = Inductor(tmp_path).compile(deep), Eager().compile(deep)
     kinds: dict[str, Counter[object]] = {}
 
     def looked_at(graph, example):
