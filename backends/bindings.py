@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .base import Port
+from .few_bits import RoundingError, in_few_bits, storages, whole
 from .manifest import ArtefactError, Manifest
-from .records import Binding, Content, FormRecord, PortRecord, WeightsRecord
+from .records import Binding, Content, FormRecord, WeightsRecord
 from .stored import Shape, WeightsError, misfits, tensors_in
 from .verification import known_digest
 
@@ -28,8 +29,22 @@ def parameters_of(folder: Path, manifest: Manifest, given: Path | None = None) -
     those of an artefact that was made without. ArtefactError or WeightsError name what is not
     there, was changed, or does not fit.
     """
-    ports = {name: record.port() for name, record in manifest.parameters.items()}
-    return dict(read(placed(folder, manifest, given), ports))
+    return parameters_and_rounding(folder, manifest, given)[0]
+
+
+def parameters_and_rounding(
+    folder: Path, manifest: Manifest, given: Path | None
+) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+    """The same, and how far few bits bring the weights of each part off: those of files of the
+    user are made so here."""
+    where = placed(folder, manifest, given)
+    if manifest.weights.kind == "inside":
+        ports = {name: record.port() for name, record in manifest.parameters.items()}
+        return dict(read(where, ports)), manifest.weight_rounding
+    try:
+        return in_few_bits(read(where, whole(manifest)), storages(manifest))
+    except RoundingError as problem:
+        raise ArtefactError(f"{folder}: {problem}") from problem
 
 
 def placed(folder: Path, manifest: Manifest, given: Path | None) -> Placed:
@@ -60,12 +75,6 @@ def lacking(
         files = _linked_files(weights, given)
         checked = (_changed(folder, files[n], one, digest) for n, one in weights.files.items())
         return next(filter(None, checked), None)
-    if manifest.quantized:
-        return (
-            f"{folder} was made without weights, and keeps {len(manifest.quantized)} in few bits, "
-            "which are made of whole ones where a recipe is compiled: run `triptych compile "
-            f"{manifest.recipe.name} --weights PATH` again"
-        )
     if given is None:
         return f"{folder} was made without weights: say where they are, --weights PATH"
     return None
@@ -188,7 +197,7 @@ def _fitting(manifest: Manifest, given: Path) -> Placed:
     found = tensors_in(folders)
     bindings = weights.bindings
     published = {binding.tensor for binding in bindings}
-    shapes = {name: _shape(record) for name, record in manifest.parameters.items()}
+    shapes = {name: tuple(map(int, port.sizes)) for name, port in whole(manifest).items()}
     if any(name in found for name in shapes if name not in published):
         bindings = tuple(
             Binding(tensor=name, shape=shape, holds={name: shape}) for name, shape in shapes.items()
@@ -208,10 +217,6 @@ def _fitting(manifest: Manifest, given: Path) -> Placed:
         (found[one.tensor].file, one.model_copy(update={"tensor": found[one.tensor].name}))
         for one in wanted
     ]
-
-
-def _shape(record: PortRecord) -> Shape:
-    return tuple(int(size) for size in record.sizes)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

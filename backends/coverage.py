@@ -27,7 +27,7 @@ from torch._decomp import get_decompositions
 from torch.export import ExportedProgram, default_decompositions
 from torch.fx import Node
 
-from .engine_build import part_of
+from .exporting import part_of
 from .offline import torch_tensorrt_release
 
 KEPT = Path(__file__).with_name("converters.json")

@@ -22,16 +22,14 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from .base import BackendError, Limit, Method, Port
-from .engine_programs import Profile, binding_names, ports, profile, program
+from .engine_programs import Profile, binding_names, profile, program
 from .engines import Binding, Engine, require_aliases
-from .job import Job
+from .exporting import part_of
 from .offline import asking, ended_offline, replaced
-
-SIZES = "(sizes)"
-"""Where a method computes with sizes, outside of every part."""
+from .packing import Origin
 
 
 def settings(dtype: torch.dtype, folder: Path) -> dict[str, Any]:
@@ -74,10 +72,15 @@ class Request:
         return [profile(port, self.limits) for port in self.ports]
 
 
-def request(job: Job, name: str, limits: Mapping[str, Limit]) -> Request:
-    """What is asked of a method of a job."""
-    made = program(job, name, limits)
-    return Request(job.methods[name], made, ports(job, name), limits, job.dtype)
+def request(
+    origin: Origin, name: str, limits: Mapping[str, Limit], folder: Path | None = None
+) -> Request:
+    """What is asked of a method; its portable program is written below a folder, if one is
+    given."""
+    method = origin.methods[name]
+    ports = [*(origin.parameters[one] for one in method.parameters), *method.inputs.values()]
+    made = program(origin.program(name, folder), method, ports, limits)
+    return Request(method, made, ports, limits, origin.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,6 @@ def _accepted(graph: GraphModule) -> Iterator[tuple[str, str, bool]]:
     for node in graph.graph.nodes:
         if node.op == "call_function":
             yield part_of(node), str(node.target), support.is_node_supported(modules, node)
-
-
-def part_of(node: Node) -> str:
-    """The part of the recipe that an operator is of, as `annotate` wrote it down."""
-    return str((node.meta.get("custom") or {}).get("part", SIZES))
 
 
 def _by_part(seen: Iterable[tuple[str, str, bool]]) -> dict[str, Acceptance]:

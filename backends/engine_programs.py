@@ -7,7 +7,7 @@ layer for it writes into the old one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,15 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from ..blocks.operators import lowering
+from ..blocks.matrices import activated_linear
+from ..blocks.operators import masked_segments
 from .base import BackendError, Limit, Method, Port
 from .engines import UPDATED
-from .exporting import examples, export, export_flat, parameter_ports
-from .job import Job
+from .exporting import examples, export_flat
+
+WHOLE = 8
+"""The width of a head is a multiple of it, in float16 and bfloat16 behind a mask: of any other, the
+builder of TensorRT for RTX 1.6 makes nothing but an internal error."""
 
 
 @torch.library.custom_op("triptych::kv_updated", mutates_args=())
@@ -105,27 +109,20 @@ def _largest(inputs: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def program(job: Job, name: str, limits: Mapping[str, Limit]) -> ExportedProgram:
-    """What becomes an engine: tensors in, parameters first and then inputs; tensors out, updated
-    caches last.
+def program(
+    portable: ExportedProgram, method: Method, ports: Sequence[Port], limits: Mapping[str, Limit]
+) -> ExportedProgram:
+    """What becomes an engine, of the portable program of a method: tensors in, as `ports` says,
+    parameters first and then inputs; tensors out, updated caches last.
 
-    Pictures are kept apart by a mask, and caches are values: `kv_updated` yields the new one.
+    Pictures are kept apart by a mask, and caches are values: `kv_updated` yields the new one. The
+    limits may be narrower than those of the portable program, which is of no use afterwards.
     """
-    method = job.methods[name]
-    with lowering(segment_attention="masked"):
-        exported = export(job.lowered.methods[name], method, limits)
-    graph = exported.graph
+    graph = portable.graph
     _return_caches(graph, method, len(method.parameters))
     for node in graph.nodes:
         node.target = _FORMS.get(node.target, node.target)
-    return export_flat(GraphModule(torch.nn.Module(), graph), ports(job, name), limits)
-
-
-def ports(job: Job, name: str) -> list[Port]:
-    """What an engine takes: parameters, then inputs."""
-    method = job.methods[name]
-    parameters = parameter_ports(job.lowered.methods[name], method)
-    return [*parameters.values(), *method.inputs.values()]
+    return export_flat(GraphModule(torch.nn.Module(), graph), ports, limits)
 
 
 def _return_caches(graph: torch.fx.Graph, method: Method, parameters: int) -> None:
@@ -159,13 +156,32 @@ def _return_caches(graph: torch.fx.Graph, method: Method, parameters: int) -> No
     graph.lint()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, *masked: Any, **scaled: Any) -> Tensor:
-    """Attention whose values are as wide as its keys, as TensorRT has it: zeros fill them up."""
-    width = v.shape[-1]
-    if width == k.shape[-1]:
-        return functional.scaled_dot_product_attention(q, k, v, *masked, **scaled)
-    v = functional.pad(v, (0, k.shape[-1] - width))
-    return functional.scaled_dot_product_attention(q, k, v, *masked, **scaled)[..., :width]
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *masked: Any,
+    scale: float | None = None,
+    **shared: Any,
+) -> Tensor:
+    """Attention whose values are as wide as its keys, and that behind a mask in steps of 8 where
+    numbers have 2 bytes, as TensorRT has it: zeros fill them up."""
+    width, wide = v.shape[-1], k.shape[-1]
+    if k.element_size() == 2:
+        wide = -(-wide // WHOLE) * WHOLE
+    if wide > k.shape[-1]:
+        scale = k.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (_filled(x, wide) for x in (q, k, v))
+    out = functional.scaled_dot_product_attention(q, k, v, *masked, scale=scale, **shared)
+    return out if width == wide else out[..., :width]
+
+
+def _filled(x: Tensor, wide: int) -> Tensor:
+    return x if x.shape[-1] == wide else functional.pad(x, (0, wide - x.shape[-1]))
+
+
+def _attend_pictures(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
+    return masked_segments(q, k, v, segment_id, _attend)
 
 
 def _gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -176,10 +192,13 @@ def _gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 _FORMS: Mapping[Any, Any] = {
+    torch.ops.triptych.segment_attention.default: _attend_pictures,
+    torch.ops.triptych.linear.default: functional.linear,
+    torch.ops.triptych.activated_linear.default: activated_linear,
     torch.ops.aten.scaled_dot_product_attention.default: _attend,
     torch.ops.aten.gather.default: _gather,
 }
-"""What an operator becomes where its converter refuses calls that occur."""
+"""What our own operators become; and torch's, where a converter refuses calls that occur."""
 
 
 def binding_names(method: Method) -> tuple[tuple[str, ...], tuple[str, ...]]:

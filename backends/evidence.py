@@ -7,19 +7,19 @@ built. Each is less than to be executed on a GPU, which none of them says.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from torch.fx.traceback import annotate, preserve_node_meta
+from torch.fx.traceback import preserve_node_meta
 
-from ..compiler.lower import MethodModule
+from ..blocks.quiet import quiet
 from .base import BackendError, Limit
 from .coverage import Converter, Coverage, covered
 from .engine_build import Acceptance, Build, build_engine, dry_run, request
 from .engines import StaleCacheError
-from .job import Job
+from .from_job import FromJob
+from .packing import Origin
 from .repeated import FEW, Rounds, grown, rounds, shortened, within
 from .toolchain import cache_folder
 
@@ -45,7 +45,7 @@ class Evidence:
 
 
 def evidence(
-    job: Job,
+    origin: Origin,
     known: Mapping[str, Converter],
     limits: Mapping[str, Limit],
     level: Level = "listed",
@@ -54,21 +54,21 @@ def evidence(
 ) -> dict[str, Evidence]:
     """Method -> what is known of it up to a level, for a declared target. Needs no weights.
 
-    Up to *accepted*, blocks that repeat are looked at a few times; an engine has all of them.
+    Up to *accepted*, blocks of a recipe that repeat are looked at a few times; an engine has all of
+    them, and so have the programs of an artefact.
     """
     assert target or level == "listed", "the library must be told a target"
     look = _Look(known, limits, level, target, notice)
-    deep = {} if level == "built" else rounds(job)
-    if not deep:
-        return look(job)
-    few = look(shortened(job, deep, FEW))
-    more = look(shortened(job, deep, FEW + 1), within(job, deep))
+    if level == "built" or not isinstance(origin, FromJob) or not (deep := rounds(origin.job)):
+        return look(origin)
+    few = look(FromJob(shortened(origin.job, deep, FEW)))
+    more = look(FromJob(shortened(origin.job, deep, FEW + 1)), within(origin.job, deep))
     return {name: _grown(one, more.get(name, one), deep) for name, one in few.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """Looks at every method of a job."""
+    """Looks at every method of an origin."""
 
     known: Mapping[str, Converter]
     limits: Mapping[str, Limit]
@@ -76,16 +76,14 @@ class _Look:
     target: str | None
     notice: Notice
 
-    def __call__(self, job: Job, methods: Iterable[str] | None = None) -> dict[str, Evidence]:
-        named = {name: _named(method) for name, method in job.lowered.methods.items()}
-        job = replace(job, lowered=replace(job.lowered, methods=named))
-        return {name: self.method(job, name) for name in methods or job.methods}
+    def __call__(self, origin: Origin, methods: Iterable[str] | None = None) -> dict[str, Evidence]:
+        return {name: self.method(origin, name) for name in methods or origin.methods}
 
-    def method(self, job: Job, name: str) -> Evidence:
+    def method(self, origin: Origin, name: str) -> Evidence:
         """What is known of one method, as far as it is asked for and is not refused."""
         self.notice(f"look at {name}")
-        with preserve_node_meta():
-            asked = request(job, name, self.limits)
+        with preserve_node_meta(), quiet():  # torch warns of its own internals
+            asked = request(origin, name, self.limits)
             found = Evidence(covered(asked.program, self.known))
             if self.level == "listed" or not self.target:
                 return found
@@ -106,18 +104,3 @@ def _grown(few: Evidence, more: Evidence, deep: Rounds) -> Evidence:
     if few.accepted is not None and more.accepted is not None:
         accepted = grown(few.accepted, more.accepted, deep)
     return replace(more, listed=grown(few.listed, more.listed, deep), accepted=accepted)
-
-
-def _named(method: MethodModule) -> MethodModule:
-    """The same method; what is traced of it carries the name of the part."""
-
-    def naming(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def named(*values: Any) -> Any:
-            with annotate({"part": name.partition("@")[0]}):
-                return run(*values)
-
-        return named
-
-    made = copy.copy(method)
-    made._steps = [replace(step, run=naming(step.name, step.run)) for step in method._steps]
-    return made

@@ -6,7 +6,9 @@ copy of the weights serves every method.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 import torch
@@ -14,12 +16,14 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.fx.traceback import annotate, preserve_node_meta
 
 from ..blocks.operators import lowering
 from .base import Limit, Method, Port
 
 if TYPE_CHECKING:
+    from ..compiler.lower import MethodModule
     from .job import Job
 
 Arguments: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -28,6 +32,9 @@ Arguments: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
 TYPICAL = {"batch": 2, "length": 256, "slots": 1024, "features": 256}
 """Sizes that a compiler sees as an example; patches and the rest: 1024. They decide no result, but
 how loops are shared between threads, so they are those of an ordinary call and not the smallest."""
+
+SIZES = "(sizes)"
+"""Where a method computes with sizes, outside of every part."""
 
 
 class Functional(nn.Module):
@@ -47,10 +54,31 @@ def exported(job: Job, name: str) -> ExportedProgram:
     """The portable program of a method, which code for any target can be made from.
 
     What targets compute in ways of their own stays an operator of triptych's: writes to caches,
-    attention inside pictures, and the matrices that a single token meets. `in_form` says how.
+    attention inside pictures, and the matrices that a single token meets. `in_form` says how. Each
+    operator knows the part of the recipe that it is of (`part_of`).
     """
-    with lowering(segment_attention="operator", kv_update="operator", **linear_forms(name)):
-        return export(job.lowered.methods[name], job.methods[name], job.limits)
+    with lowering(kv_update="operator", **linear_forms(name)), preserve_node_meta():
+        return export(_named(job.lowered.methods[name]), job.methods[name], job.limits)
+
+
+def part_of(node: Node) -> str:
+    """The part of the recipe that an operator is of."""
+    return str((node.meta.get("custom") or {}).get("part", SIZES))
+
+
+def _named(method: MethodModule) -> MethodModule:
+    """The same method; what is traced of it carries the name of the part."""
+
+    def naming(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def named(*values: Any) -> Any:
+            with annotate({"part": name.partition("@")[0]}):
+                return run(*values)
+
+        return named
+
+    made = copy.copy(method)
+    made._steps = [replace(step, run=naming(step.name, step.run)) for step in method._steps]
+    return made
 
 
 def in_form(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from .artefact import TOKENIZER, Artefact
 from .base import Executable, Limit, Method, Port
-from .bindings import linked_as, parameters_of, placed
+from .bindings import linked_as, parameters_and_rounding, placed
 from .exporting import exported_again
 from .manifest import ArtefactError, Manifest, Target, versions
 from .packing import program_file, write_weights
@@ -43,6 +43,11 @@ class FromArtefact:
     def manifest(self) -> Manifest:
         """What the artefact says of itself."""
         return self.artefact.manifest
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """The names of the recipe and of its mode."""
+        return self.manifest.recipe.name, self.manifest.recipe.mode
 
     @cached_property
     def methods(self) -> Mapping[str, Method]:
@@ -76,15 +81,26 @@ class FromArtefact:
         return self.manifest.weights.kind != "none" or self.given is not None
 
     @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        return parameters_of(self.artefact.folder, self.manifest, self.given)
+    def _read(self) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+        return parameters_and_rounding(self.artefact.folder, self.manifest, self.given)
 
-    def program(self, name: str, folder: Path) -> ExportedProgram:
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters."""
+        return self._read[0]
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The artefact's."""
+        return self.manifest.spec
+
+    def program(self, name: str, folder: Path | None = None) -> ExportedProgram:
         """The program inside, which is copied as it is; ArtefactError when torch cannot read it."""
         source = self.artefact.folder / self.manifest.methods[name].program
-        copy = folder / program_file(name)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, copy)
+        if folder:
+            copy = folder / program_file(name)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, copy)
         program = loaded(source, self.manifest)
         return exported_again(program, self.parameters, self.methods[name], self.limits)
 
@@ -119,6 +135,7 @@ class FromArtefact:
                 },
                 "limits": narrow,
                 "weights": self._weights(folder),
+                "weight_rounding": dict(self._read[1]) if self.has_weights else {},
                 "files": {},
             }
         )
@@ -131,7 +148,7 @@ class FromArtefact:
             return weights.model_copy(update={"source": str(self.given or weights.source)})
         if self.link and self.given:
             return linked_as(self.given, placed(self.artefact.folder, self.manifest, self.given))
-        return write_weights(self._tensors, folder)
+        return write_weights(self.tensors, folder)
 
 
 EXPORTER = "exported by torch"
@@ -154,7 +171,7 @@ class Programs(Executable):
         origin = self._origin
         file = origin.artefact.folder / origin.manifest.methods[method.name].program
         program = loaded(file, origin.manifest).module(check_guards=False)
-        parameters = {name: origin._tensors[name] for name in method.parameters}
+        parameters = {name: origin.tensors[name] for name in method.parameters}
         outputs: dict[str, Tensor] = program(parameters, inputs)
         return outputs
 

@@ -36,6 +36,11 @@ class FromJob:
         return "eager"
 
     @property
+    def source(self) -> tuple[str, str]:
+        """The names of the recipe and of its mode."""
+        return self.job.recipe, self.job.mode
+
+    @property
     def methods(self) -> Mapping[str, Method]:
         """The job's."""
         return self.job.methods
@@ -60,10 +65,16 @@ class FromJob:
         """The parameters that the methods use, in the order of the methods."""
         return parameter_ports(self.job.lowered.module, *self.methods.values())
 
-    def program(self, name: str, folder: Path) -> ExportedProgram:
-        """Exported, and written."""
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The job's."""
+        return self.job.spec
+
+    def program(self, name: str, folder: Path | None = None) -> ExportedProgram:
+        """Exported."""
         program = exported(self.job, name)
-        save_program(program, folder, name)
+        if folder:
+            save_program(program, folder, name)
         return program
 
     def reference(self) -> Executable | None:
@@ -108,11 +119,6 @@ class FromJob:
         if not self.link:
             state = self.job.lowered.module.state_dict()
             return write_weights({name: state[name] for name in self.parameters}, folder)
-        if self.job.quantized:
-            raise BackendError(
-                f"{len(self.job.quantized)} weights are kept in fewer bits, which your files do "
-                "not hold: leave out --link"
-            )
         if self.job.weights is None:
             raise BackendError("weights drawn from a seed lie in no file: leave out --link")
         return linked(self.job.weights)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,10 +61,17 @@ class FromStage:
         """The parameters that the methods use, in the order of the methods."""
         return parameter_ports(self.job.lowered.module, *self.methods.values())
 
-    def program(self, name: str, folder: Path) -> ExportedProgram:
-        """Exported, and written."""
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The job's, without a tokenizer: that is the run's."""
+        spec = self.job.lowered.program.spec
+        return {name: said for name, said in spec.items() if name not in ("tokens", "questions")}
+
+    def program(self, name: str, folder: Path | None = None) -> ExportedProgram:
+        """Exported."""
         program = self.job.program(name)
-        save_program(program, folder, name)
+        if folder:
+            save_program(program, folder, name)
         return program
 
     def reference(self) -> Executable | None:
@@ -81,7 +88,7 @@ class FromStage:
         limits: Mapping[str, Limit] | None = None,
     ) -> Manifest:
         """As in `Origin`."""
-        job, spec = self.job, self.job.lowered.program.spec
+        job = self.job
         return Manifest(
             recipe=RecipeRecord(name=job.recipe, mode=job.stage, digest=job.digest),
             backend=backend,
@@ -98,8 +105,7 @@ class FromStage:
             parameters={name: PortRecord.of(port) for name, port in self.parameters.items()},
             tokens=self.tokens,
             weights=WeightsRecord(kind="none", bindings=()),
-            # The tokenizer is the run's.
-            spec={name: said for name, said in spec.items() if name not in ("tokens", "questions")},
+            spec=dict(self.spec),
             training={"stage": job.stage, "trained": len(job.trained), **asdict(job.rule)},
             files={},
         )

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from ..blocks.input.calls import SLOT_STEP, slot_range
+from ..blocks.storage import Storage
 from ..compiler.graph import Program
 from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
 from ..compiler.precision import coarsest
 from ..compiler.quantization import quantized
-from ..compiler.rounding import Rounding, relative
-from ..compiler.storage import Storage
 from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
+from .few_bits import by_part
 from .linking import unbound
 from .probe import difference, probe
 from .records import WeightsRecord
@@ -58,12 +58,6 @@ class Job:
     """The files that its weights were read from."""
     unbound: WeightsRecord = field(kw_only=True)
     """What weights must be that come later."""
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether parts differ in their precision."""
-        graphs = self.lowered.program.methods.values()
-        return any(node.precision for graph in graphs for node in graph)
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -179,16 +173,7 @@ def _in_few_bits(job: Job, held: Mapping[str, Storage]) -> Job:
         return made
     after = _yielded(made, given)
     rounding = {name: difference(after[name], before[name]) for name in before}
-    return replace(made, weight_rounding=_by_part(changed), rounding=rounding)
-
-
-def _by_part(changed: Mapping[str, Rounding]) -> dict[str, float]:
-    """The error of all weights of each part together."""
-    parts = dict.fromkeys(name.partition(".")[0] for name in changed)
-    return {
-        part: relative(one for name, one in changed.items() if name.partition(".")[0] == part)
-        for part in parts
-    }
+    return replace(made, weight_rounding=by_part(changed), rounding=rounding)
 
 
 def _yielded(job: Job, given: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

@@ -14,9 +14,11 @@ import torch
 from pydantic import Field, ValidationError
 
 from .base import Limit, Method
+from .few_bits import misfits, whole
 from .records import (
     Digest,
     Dtype,
+    Fewer,
     FileName,
     FileRecord,
     LimitRecord,
@@ -83,7 +85,7 @@ class Manifest(Record):
     """What made it: triptych, torch and Python, and the compiler or the builder of engines."""
     target: Target
     dtype: Dtype
-    quantized: dict[str, str] = Field(default_factory=dict)
+    quantized: dict[str, Fewer] = Field(default_factory=dict)
     """How the weights are kept that are kept in few bits: `int8`, `int4(group: 64)`."""
     weight_rounding: dict[str, float] = Field(default_factory=dict)
     """For each part, how far few bits bring its weights off: root of squares, as a share."""
@@ -194,19 +196,22 @@ def _disagreements(manifest: Manifest) -> Iterator[str]:
     for user in ("tokens", "questions"):
         if manifest.spec.get(user):
             named[f"tokenizer/{_vocabulary(manifest.spec[user])}"] = f"the spec of {user}"
+    yield from misfits(manifest)
     weights = manifest.weights
+    inside = weights.kind == "inside"
+    ports = {name: record.port() for name, record in manifest.parameters.items()}
+    taken = ports if inside else whole(manifest)
     held = dict[str, tuple[int, ...]]()
     for binding in weights.bindings:
         for parameter in binding.holds.keys() & held.keys():
             yield f"{parameter} lies in two tensors"
         held |= binding.holds
-    for parameter, port in manifest.parameters.items():
+    for parameter, port in taken.items():
         if held.get(parameter, port.sizes) != port.sizes:
             yield f"{parameter} is {port.sizes} to the methods, and {held[parameter]} in its file"
     if weights.kind != "none":
-        for parameter in sorted(manifest.parameters.keys() - held.keys()):
+        for parameter in sorted(taken.keys() - held.keys()):
             yield f"{parameter} lies nowhere"
-        inside = weights.kind == "inside"
         known = manifest.files if inside else weights.files
         for file in {binding.file for binding in weights.bindings}:
             if file is None or file not in known:

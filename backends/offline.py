@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ..compiler.quiet import quiet
+from ..blocks.quiet import quiet
 
 WHEELS = (
     "torch-tensorrt-rtx",

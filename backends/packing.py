@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -90,8 +90,14 @@ class Origin(Protocol):
         """A bound of ids."""
         ...
 
-    def program(self, name: str, folder: Path) -> ExportedProgram:
-        """The portable program of a method, which is written to its file below the folder too."""
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The host's part."""
+        ...
+
+    def program(self, name: str, folder: Path | None = None) -> ExportedProgram:
+        """The portable program of a method, which is written to its file below a folder too, if one
+        is given."""
         ...
 
     def reference(self) -> Executable | None:
@@ -190,7 +196,7 @@ def program_file(name: str) -> str:
 def save_program(program: ExportedProgram, folder: Path, name: str) -> None:
     """Write the portable program of a method."""
     file = program_file(name)
-    (folder / PROGRAMS).mkdir(exist_ok=True)
+    (folder / PROGRAMS).mkdir(parents=True, exist_ok=True)
     # Example inputs would be pickled, and nothing else is: they are made again from the limits.
     examples, program._example_inputs = program._example_inputs, None
     torch.export.save(program, folder / file)

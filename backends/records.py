@@ -19,6 +19,10 @@ Dtype: TypeAlias = Literal[
 ]
 
 
+Fewer: TypeAlias = Annotated[str, Field(pattern=r"^(int8|int4\(group: [1-9][0-9]{0,5}\))$")]
+"""How a weight is kept in few bits."""
+
+
 class Record(BaseModel):
     """A part of a manifest: what it does not know is refused."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -21,23 +21,26 @@ from .artefact import ENGINES, Artefact, opened
 from .base import BackendError, Executable, Missing
 from .engine_build import build_engine, request
 from .engine_programs import engine_limits
-from .from_job import FromJob
-from .job import Job
 from .manifest import Target
 from .offline import torch_tensorrt_release
-from .packing import Progress, State, compared, finish, silent, writing
+from .packing import Origin, Progress, State, compared, finish, silent, writing
 from .toolchain import cache_folder
+
+if TYPE_CHECKING:
+    from .job import Job
 
 NEEDED = (2, 14)
 """The first torch-tensorrt in which an engine updates its inputs in place."""
 
 
-def check_weights(job: Job) -> None:
+def check_weights(origin: Origin) -> None:
     """BackendError where weights are kept in few bits: the inputs of an engine are full numbers."""
-    if job.quantized:
+    few = [name for name, port in origin.parameters.items() if not port.dtype.is_floating_point]
+    if layers := {name.rpartition(".")[0] for name in few}:
+        have = "1 layer has" if len(layers) == 1 else f"{len(layers)} layers have"
         raise BackendError(
-            f"tensorrt takes no weights in few bits, and {job.mode} keeps {len(job.quantized)} so: "
-            "choose eager, inductor or aot, or leave `quantize` out"
+            f"tensorrt takes no weights in few bits, and {have} such: choose eager, inductor or "
+            "aot, or compile the recipe with `quantize` left out"
         )
 
 
@@ -79,24 +82,40 @@ class TensorRT:
 
         BackendError names the method that TensorRT cannot build.
         """
-        check_weights(job)
-        if job.in_parts:
+        from .from_job import FromJob
+
+        return self.write(FromJob(job, link), folder)
+
+    def rebuild(
+        self, artefact: Artefact, folder: Path, given: Path | None = None, *, link: bool = False
+    ) -> Artefact:
+        """Write another artefact from the portable programs of one, for this GPU and TensorRT.
+
+        `given` and `link` are as in `FromArtefact`. BackendError names the method that TensorRT
+        cannot build.
+        """
+        from .from_artefact import FromArtefact
+
+        return self.write(FromArtefact(artefact, given, link), folder)
+
+    def write(self, origin: Origin, folder: Path) -> Artefact:
+        """Write the artefact of whatever has methods that answer."""
+        check_weights(origin)
+        if len({port.dtype for port in origin.parameters.values()}) > 1:
             what = "parts in precisions of their own"
             raise BackendError(f"{self.name} does not run {what}: choose eager, inductor or aot")
-        limits = engine_limits(job.limits, job.spec, self.batch, self.slots)
-        origin = FromJob(job, link)
-        steps = len(job.methods) + 1
+        limits = engine_limits(origin.limits, origin.spec, self.batch, self.slots)
+        steps = len(origin.methods) + 1
         with writing(folder) as beside:
             (beside / ENGINES).mkdir()
             code: dict[str, str] = {}
-            for done, name in enumerate(job.methods):
+            for done, name in enumerate(origin.methods):
                 self.progress(f"build {name}", done, steps)
-                origin.program(name, beside)
-                asked = request(job, name, limits)
+                asked = request(origin, name, limits, beside)
                 code[name] = f"{ENGINES}/{name}.engine"
                 made = build_engine(asked, cache_folder("tensorrt"))
                 (beside / code[name]).write_bytes(made.engine.content())
-            self.progress("compare with eager", steps - 1, steps)
+            self.progress(f"compare with {origin.against}", steps - 1, steps)
             gpu, tools = Target.here("cuda"), releases()
             manifest = origin.pack(beside, self.name, gpu, code, tools, limits)
             states = {file: State("built") for file in code.values()}

@@ -81,12 +81,8 @@ def damage(
 
 def check_fit(folder: Path, manifest: Manifest) -> None:
     """ArtefactError when the code is not for this machine; its portable programs may be."""
-    recipe = manifest.recipe.name
-    again = {
-        "aot": f"make code for this machine with `triptych compile {folder} --out NEW`",
-        "tensorrt": "build engines on this machine with `triptych compile "
-        f"{recipe} --backend tensorrt --out NEW`",
-    }[manifest.backend]
+    code = {"aot": "code", "tensorrt": "engines"}[manifest.backend]
+    again = f"make {code} for this machine with `triptych compile {folder} --out NEW`"
     theirs, ours = manifest.versions["torch"], str(torch.__version__)
     if _release(theirs) != _release(ours):
         raise ArtefactError(f"{folder} was compiled by torch {theirs}, and this is {ours}: {again}")

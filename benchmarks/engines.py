@@ -3,10 +3,12 @@
     python benchmarks/engines.py minigpt4_tiny qwen2_vl_tiny           prints a row a method
     python benchmarks/engines.py qwen2_vl_tiny --write docs/tensorrt.md
     python benchmarks/engines.py qwen2_vl_tiny --check docs/tensorrt.md
+    python benchmarks/engines.py qwen2_vl_72b --level accepted --target sm90
 
 Needs `make tensorrt`, but for --check, which holds the column of what is listed. Nothing is
 executed: a row says how many operators are listed, how many the library's dry run takes, and what
-the engine is, for the declared target sm89.
+the engine is, for a declared target. No engine is built for --level accepted, and blocks that
+repeat are looked at a few times: models of any size are soon looked at.
 """
 
 from __future__ import annotations
@@ -20,18 +22,24 @@ from pathlib import Path
 from triptych.backends.coverage import known_here
 from triptych.backends.engine_programs import engine_limits
 from triptych.backends.evidence import Evidence, Level, evidence
+from triptych.backends.from_job import FromJob
 from triptych.backends.job import job
 from triptych.compiler.text import text_of_methods
 from triptych.dsl.load import load_recipe
 
-TARGET = "sm89"
-HEADER = """| recipe | mode | method | listed | accepted | engines | caches in place | MB |
+HEADERS = {
+    "built": """| recipe | mode | method | listed | accepted | engines | caches in place | MB |
 | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
-"""
-SECTION = re.compile(r"(<!-- engines -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+""",
+    "accepted": """| recipe | mode | method | listed | accepted |
+| --- | --- | --- | ---: | ---: |
+""",
+}
+SECTION = r"(<!-- {} -->\n)(.*?)(<!-- end -->)"
+"""Of a page: what is known up to a level."""
 
 
-def rows(name: str, level: Level) -> Iterator[str]:
+def rows(name: str, level: Level, target: str) -> Iterator[str]:
     """A row for each method of each mode, up to a level; modes that make the same methods have
     one."""
     recipe = load_recipe(name)
@@ -44,7 +52,7 @@ def rows(name: str, level: Level) -> Iterator[str]:
             continue
         seen.add(text)
         limits = engine_limits(small.limits, small.spec, 1, None)
-        found = evidence(small, known, limits, level, TARGET)
+        found = evidence(FromJob(small), known, limits, level, target)
         for method, one in found.items():
             yield row(name, mode, method, one)
 
@@ -70,34 +78,37 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--level", choices=list(HEADERS), default="built")
+    parser.add_argument("--target", default="sm89", help="a compute capability")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="say which rows are old")
     given = parser.parse_args()
     made: list[str] = []
     for name in given.recipes:
-        for line in rows(name, "listed" if given.check else "built"):
+        for line in rows(name, "listed" if given.check else given.level, given.target):
             made.append(line)
             print(line, flush=True)
     if given.write:
-        write(given.write, given.recipes, made)
+        write(given.write, given.level, given.recipes, made)
     if given.check:
         page = given.check.read_text(encoding="utf-8")
         sys.exit("\n".join(f"old: {line}" for line in made if line not in page) or None)
 
 
-def write(page: Path, recipes: list[str], made: list[str]) -> None:
+def write(page: Path, level: str, recipes: list[str], made: list[str]) -> None:
     """The rows of these recipes, in the place of those that the page has."""
     old = page.read_text(encoding="utf-8")
-    section = SECTION.search(old)
-    assert section, f"{page} has no section of engines"
+    pattern = re.compile(SECTION.format(level), re.DOTALL)
+    section = pattern.search(old)
+    assert section, f"{page} has no section of what is {level}"
     kept = [
         line
         for line in section[2].splitlines()[2:]
         if not line.startswith(tuple(f"| `{name}` " for name in recipes))
     ]
     lines = sorted([*kept, *made], key=_recipe)
-    body = HEADER + "".join(f"{line}\n" for line in lines)
-    page.write_text(SECTION.sub(lambda found: found[1] + body + found[3], old), encoding="utf-8")
+    body = HEADERS[level] + "".join(f"{line}\n" for line in lines)
+    page.write_text(pattern.sub(lambda found: found[1] + body + found[3], old), encoding="utf-8")
 
 
 def _recipe(line: str) -> str:

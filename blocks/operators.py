@@ -32,7 +32,6 @@ QUERY_SLICE = 1024
 class Forms:
     """How each operation is computed, and appears in a traced program."""
 
-    segment_attention: Literal["operator", "masked"] = "operator"
     kv_update: Literal["operator", "scatter"] = "operator"
     linear: Literal["torch", "operator"] = "torch"
     few_bits: Literal["torch", "operator"] = "torch"
@@ -46,7 +45,6 @@ _forms = Forms()
 @contextmanager
 def lowering(
     *,
-    segment_attention: Literal["operator", "masked"] | None = None,
     kv_update: Literal["operator", "scatter"] | None = None,
     linear: Literal["torch", "operator"] | None = None,
     few_bits: Literal["torch", "operator"] | None = None,
@@ -55,17 +53,15 @@ def lowering(
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
 
-    "operator" is the opaque node (in eager runs the loop or the write itself), "masked" attends
-    over all rows and masks foreign segments, "scatter" writes with `scatter_`, "torch" is torch's
-    own linear layer (`few_bits`: plain tensor code where weights are in few bits), "fused" puts an
-    activation into the layer before it. `published` computes in the order of the published models,
-    bit for bit: attention as two products and a softmax, patches by a convolution. It is for eager
-    runs, and slower.
+    "operator" is the opaque node (in eager runs the write itself), "scatter" writes with
+    `scatter_`, "torch" is torch's own linear layer (`few_bits`: plain tensor code where weights are
+    in few bits), "fused" puts an activation into the layer before it. `published` computes in the
+    order of the published models, bit for bit: attention as two products and a softmax, patches by
+    a convolution. It is for eager runs, and slower.
     """
     global _forms
     before = _forms
     _forms = Forms(
-        segment_attention or before.segment_attention,
         kv_update or before.kv_update,
         linear or before.linear,
         few_bits or before.few_bits,
@@ -85,8 +81,6 @@ def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
     """
     if _forms.published:
         return _by_segments(_products, q_NHD, k_NHD, v_NHD, segment_id_N)
-    if _forms.segment_attention == "masked":
-        return _masked_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
     if torch.compiler.is_compiling():
         return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
     return attend_segments(q_NHD, k_NHD, v_NHD, segment_id_N)
@@ -262,10 +256,17 @@ def _by_segments(
     return torch.cat(pieces)
 
 
-def _masked_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N: Tensor) -> Tensor:
+def masked_segments(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    segment_id_N: Tensor,
+    attention: Callable[..., Tensor] = functional.scaled_dot_product_attention,
+) -> Tensor:
+    """The same over all rows at once, foreign segments masked: a graph without a loop over data."""
     mask_NN = segment_id_N[:, None] == segment_id_N[None, :]
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q_NHD, k_NHD, v_NHD))
-    out_1HND = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_NN)
+    out_1HND = attention(q, k, v, mask_NN)
     return out_1HND.squeeze(0).transpose(0, 1)
 
 

@@ -123,9 +123,13 @@ def compile_command(
 
     Without weights an artefact has its programs and its code: enough to see that a model of any
     size compiles, and weights may come later. Of an ARTEFACT, the programs inside are compiled
-    again, for this machine and this release of torch.
+    again, for this machine and this release of torch; or for a GPU, with --backend tensorrt.
     """
+    from ..backends.artefact import Artefact
+    from ..backends.from_artefact import FromArtefact
+    from ..backends.from_job import FromJob
     from ..backends.manifest import MANIFEST
+    from .coverage import report
 
     if link and weights is None:
         raise click.UsageError("--link is for files of your own: name them with --weights")
@@ -135,17 +139,19 @@ def compile_command(
             "--mode": mode,
             "--stage": stage,
             "--dtype": dtype,
+            "--set": amend or None,
         }
-        given |= {"--set": amend or None, "--target": target, "--converters": converters}
-        given |= {"--report-only": report_only or None, "--json": as_json or None}
-        given |= {"--evidence": evidence}
         if decided := [name for name, value in given.items() if value is not None]:
             raise click.UsageError(f"{', '.join(decided)}: decided when the artefact was compiled")
-        _compile_again(Path(model), backend, out, weights, link)
+        artefact = Artefact(Path(model))
+        backend = backend or artefact.manifest.backend
+        if _reports(report_only, backend, target, evidence, converters, as_json):
+            report(FromArtefact(artefact), None, converters, target, evidence, as_json)
+        else:
+            _compile_again(artefact, backend, out, weights, link)
         return
 
     from ..dsl.load import load_recipe
-    from .coverage import report
 
     loaded = load_recipe(model, amend=amend)
     if stage is not None:
@@ -157,17 +163,10 @@ def compile_command(
         return
     mode = mode_of(loaded, mode)
     backend = backend or loaded.modes[mode].target.call
-    if report_only:
-        if backend != "tensorrt":
-            raise click.UsageError("--report-only is for --backend tensorrt")
+    if _reports(report_only, backend, target, evidence, converters, as_json):
         job = job_of(loaded, mode, None, None, dtype)
-        report(loaded, job, converters, target, evidence, as_json)
+        report(FromJob(job), loaded, converters, target, evidence, as_json)
         return
-    if target or evidence or converters or as_json:
-        raise click.UsageError(
-            "--target, --evidence, --converters and --json are for --report-only: an engine is "
-            "built on the GPU that runs it"
-        )
     if backend == "eager":
         raise click.UsageError("eager compiles nothing: choose --backend aot, inductor or tensorrt")
     if backend == "inductor" and out:
@@ -190,6 +189,18 @@ def compile_command(
         _say(made, time.perf_counter() - started)
 
 
+def _reports(report_only: bool, backend: str, *asked: object) -> bool:
+    """Whether a report is wanted; UsageError where what is `asked` of one comes without it."""
+    if report_only and backend != "tensorrt":
+        raise click.UsageError("--report-only is for --backend tensorrt")
+    if not report_only and any(asked):
+        raise click.UsageError(
+            "--target, --evidence, --converters and --json are for --report-only: an engine is "
+            "built on the GPU that runs it"
+        )
+    return report_only
+
+
 def _compile_stage(recipe: Recipe, stage: str, backend: str | None, out: Path | None) -> None:
     """The step of a stage, which `train` takes."""
     from ..backends.aot import Aot
@@ -208,23 +219,21 @@ def _compile_stage(recipe: Recipe, stage: str, backend: str | None, out: Path | 
 
 
 def _compile_again(
-    folder: Path, backend: str | None, out: Path | None, weights: Path | None, link: bool
+    artefact: Artefact, backend: str, out: Path | None, weights: Path | None, link: bool
 ) -> None:
     """Code for this machine, from the programs inside an artefact."""
-    from ..backends.aot import Aot
-    from ..backends.artefact import Artefact
-
-    if backend not in (None, "aot"):
+    if backend not in ("aot", "tensorrt"):
         raise click.UsageError(
-            f"{backend} compiles recipes: of an artefact, --backend aot makes code"
+            f"{backend} compiles recipes: of an artefact, choose --backend aot or tensorrt"
         )
+    if backend == "tensorrt" and artefact.manifest.training:
+        raise click.UsageError("no engine trains: of this artefact, --backend aot makes code")
     if not out:
         raise click.UsageError("give the new artefact a folder with --out")
-    able("aot")
-    artefact = Artefact(folder)
+    able(backend)
     started = time.perf_counter()
     with _watched() as progress:
-        made = Aot(progress).rebuild(artefact, out, weights, link=link)
+        made = _builder(backend, progress).rebuild(artefact, out, weights, link=link)
     _say(made, time.perf_counter() - started)
 
 
@@ -286,5 +295,10 @@ def _say(artefact: Artefact, seconds: float) -> None:
         own = sum(content.size for content in weights.files.values())
         click.echo(f"It takes its weights from {weights.source}, {own / 1e6:,.1f} MB.")
     elif weights.kind == "none":
-        then = "compile the recipe with" if manifest.quantized else "run it with"
-        click.echo(f"It has no weights yet: {then} --weights PATH.")
+        click.echo("It has no weights yet: run it with --weights PATH.")
+    if manifest.quantized and weights.kind != "inside":
+        again = f"triptych compile {artefact.folder} --weights PATH --out NEW"
+        click.echo(
+            f"Each start rounds {len(manifest.quantized)} weights to few bits; `{again}` does so "
+            "once, and keeps them inside."
+        )

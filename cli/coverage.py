@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ..backends.coverage import Coverage
     from ..backends.engine_build import Acceptance
     from ..backends.evidence import Evidence, Level
-    from ..backends.job import Job
+    from ..backends.from_artefact import FromArtefact
+    from ..backends.from_job import FromJob
     from ..dsl.recipe import Recipe
 
 Found: TypeAlias = "Mapping[str, Evidence]"
@@ -31,29 +32,35 @@ NO_TARGET = "not asked: it needs a --target"
 
 
 def report(
-    recipe: Recipe,
-    job: Job,
+    origin: FromJob | FromArtefact,
+    recipe: Recipe | None,
     wheel: Path | None,
     target: str | None,
     wanted: Level | None,
     as_json: bool,
 ) -> None:
     """Say for each part of each method how much of it is listed, accepted and built, and what is
-    not known; what blocks is named with the line of its part."""
+    not known; what blocks is named with the line of its part, where there is the recipe."""
     from ..backends.coverage import known_here
     from ..backends.engine_programs import engine_limits
     from ..backends.evidence import LEVELS, evidence
     from ..backends.tensorrt import TensorRT, check_weights
 
-    check_weights(job)
+    check_weights(origin)
     reached, why = reached_level(target, wanted)
     source, known = known_here(wheel)
-    limits = engine_limits(job.limits, job.spec, TensorRT.batch, TensorRT.slots)
-    found = evidence(job, known, limits, reached, target, lambda step: click.echo(step, err=True))
+    limits = engine_limits(origin.limits, origin.spec, TensorRT.batch, TensorRT.slots)
+
+    def notice(step: str) -> None:
+        click.echo(step, err=True)
+
+    found = evidence(origin, known, limits, reached, target, notice)
     levels = {level: why.get(level) or _meaning(level, source) for level in LEVELS}
-    blocking = list(_blocking(recipe, found))
+    name, mode = origin.source
+    places = recipe.span if recipe else lambda part: None
+    blocking = list(_blocking(name, places, found))
     if as_json:
-        head = {"recipe": recipe.name, "mode": job.mode, "target": target, "evidence": reached}
+        head = {"recipe": name, "mode": mode, "target": target, "evidence": reached}
         methods = {name: _plain(one) for name, one in found.items()}
         echo_json({**head, "levels": levels, "methods": methods, "blocking": blocking})
         return
@@ -109,26 +116,28 @@ def _meaning(level: Level, source: str) -> str:
     return f"by {by}: {MEANING[level]}"
 
 
-def _blocking(recipe: Recipe, found: Found) -> Iterator[dict[str, str]]:
+def _blocking(
+    recipe: str, places: Callable[[str], object], found: Found
+) -> Iterator[dict[str, str]]:
     """What stands in the way of the whole method in one engine, and the line of its part."""
     for name, one in found.items():
         for part, listed in one.listed.items():
             for operator in listed.unlisted:
-                yield _block("listed", name, part, operator, "has no converter", recipe)
+                what = f"{operator} has no converter"
+                yield _block("listed", name, part, operator, what, places(part) or recipe)
         for part, accepted in (one.accepted or {}).items():
             for operator in accepted.refused:
-                yield _block("accepted", name, part, operator, "is refused by the dry run", recipe)
+                what = f"{operator} is refused by the dry run"
+                yield _block("accepted", name, part, operator, what, places(part) or recipe)
         if one.refused:
-            what = {"level": "built", "method": name, "part": "", "operator": ""}
-            yield {**what, "what": one.refused, "recipe": recipe.name}
+            yield _block("built", name, "", "", one.refused, recipe)
 
 
 def _block(
-    level: Level, method: str, part: str, operator: str, what: str, recipe: Recipe
+    level: Level, method: str, part: str, operator: str, what: str, place: object
 ) -> dict[str, str]:
-    place = {"method": method, "part": part, "operator": operator}
-    line = str(recipe.span(part) or recipe.name)  # sizes are computed outside of every part
-    return {"level": level, **place, "what": f"{operator} {what}", "recipe": line}
+    where = {"method": method, "part": part, "operator": operator}
+    return {"level": level, **where, "what": what, "recipe": str(place)}
 
 
 def _parts(name: str, one: Evidence) -> Iterator[tuple[str, ...]]:

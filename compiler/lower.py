@@ -33,7 +33,9 @@ from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
 from ..blocks.operators import linear
 from ..blocks.quantized import Int4Linear, Int8Linear, QuantizedLinear
+from ..blocks.rounding import Rounding, rounded
 from ..blocks.splice import splice
+from ..blocks.storage import Storage
 from ..blocks.vision.encoder import VisionBlocks
 from ..blocks.vision.patches import PatchEmbed
 from ..blocks.vision.positions import MapPositions, Positions
@@ -41,8 +43,6 @@ from ..blocks.vision.sam import SamBlocks
 from ..dsl.stages import Lora
 from . import ops
 from .graph import Graph, Program
-from .rounding import Rounding, rounded
-from .storage import Storage
 from .types import Size
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
+from ..blocks.storage import Storage
 from .costing import Said, Shapes, feed, run
 from .costs.kernels import ITEMS
 from .costs.tape import Phase, Tape, Value, contiguous
 from .graph import Program
 from .plan import StagePlan
 from .precision import of_part
-from .storage import Storage
 
 WIDE = 4
 """Bytes of a number of masters, moments and summed gradients: all are float32."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import gcd
 
+from ..blocks.storage import Storage
 from ..dsl.diagnostics import Diagnostic, Findings, Fix, listing
 from ..dsl.kinds import Selector
 from ..dsl.modes import AnyMode, TensorRt
@@ -16,7 +17,6 @@ from .graph import Graph, Node
 from .ops import Param
 from .places import labels
 from .repairs import replaced
-from .storage import Storage
 
 
 def quantized(recipe: Recipe, mode: AnyMode) -> dict[str, Storage]:

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from triptych.backends.aot import Aot
+from triptych.backends.artefact import PACKAGE, Artefact
 from triptych.backends.eager import Eager
+from triptych.backends.engine_build import request
+from triptych.backends.engine_programs import binding_names
+from triptych.backends.from_job import FromJob
 from triptych.backends.generation import Session
 from triptych.backends.job import job
+from triptych.backends.manifest import Target
+from triptych.backends.packing import finish, program_file
 from triptych.backends.probe import difference, probe
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.input.sample import Attachment, Turn
@@ -70,6 +77,28 @@ def artefact(tiny_job, tmp_path_factory):
     return Aot().build(tiny_job, tmp_path_factory.mktemp("aot") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def portable(tiny_job, tmp_path_factory):
+    """An artefact with programs, and without code."""
+    origin = FromJob(tiny_job)
+    folder = tmp_path_factory.mktemp("portable") / "tiny"
+    for name in origin.methods:
+        origin.program(name, folder)
+    return packed(origin, folder)
+
+
+def packed(origin, folder):
+    """The artefact of an origin, with bytes that are none where code and programs should be: for
+    tests of all the rest, which need not wait for a compiler."""
+    for file in (PACKAGE, *map(program_file, origin.methods)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / file).exists():
+            (folder / file).write_bytes(b"none")
+    code = dict.fromkeys(origin.methods, PACKAGE)
+    finish(origin.pack(folder, "aot", Target.here(), code, {"c++": "none"}), folder, {})
+    return Artefact(folder)
+
+
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """A picture of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -98,6 +127,22 @@ DIALOGUES = (
     asked(picture(90, 90, 3), picture(56, 120, 4), "compare", system="Be brief."),
 )
 """Text alone, a picture, a clip with a picture, and two pictures."""
+
+
+def operators_of_program(origin, state, eager, limits, name):
+    """The operators of what becomes an engine, which is seen to yield what eager yields; `state`
+    has its parameters."""
+    method = origin.methods[name]
+    made = request(origin, name, limits).program
+    given = probe(method, limits, origin.tokens)
+    before = {cache: given[cache].clone() for cache in method.caches}
+    yielded = made.module()(*(state[one] for one in method.parameters), *given.values())
+    for cache, tensor in before.items():
+        assert torch.equal(given[cache], tensor), "the program itself writes nowhere"
+    theirs = eager.run(name, given) | {f"updated.{cache}": given[cache] for cache in before}
+    names = binding_names(method)[1]
+    assert difference(dict(zip(names, yielded, strict=True)), theirs) < 1e-6
+    return {str(node.target) for node in made.graph.nodes}
 
 
 def assert_same_methods(job, ours, reference, tolerance: float, **sizes: int) -> None:

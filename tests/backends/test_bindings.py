@@ -272,14 +272,6 @@ def test_links_that_moved_are_kept_where_they_are_now(link, published, state, tm
     assert_equal(parameters_of(new, manifest), state)
 
 
-def test_weights_in_few_bits_are_made_from_the_recipe(bare, published):
-    manifest = Manifest.read(bare / MANIFEST)
-    fewer = manifest.model_copy(update={"quantized": {"lm.head.weight": "int8"}})
-    said = r"keeps 1 in few bits.*run `triptych compile tiny --weights PATH` again"
-    with pytest.raises(ArtefactError, match=said):
-        parameters_of(bare, fewer, published)
-
-
 def test_a_recipe_is_compiled_with_links(other, published, state, tmp_path):
     work = job(other, "chat", weights=Weights.open(other, published))
     code = dict.fromkeys(work.methods, "aoti/methods.pt2")

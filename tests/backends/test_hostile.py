@@ -68,6 +68,8 @@ def test_a_name_that_leads_out_of_the_folder(folder, name):
         (("weights", "bindings", 0, "form", "groups"), 0, "weights.bindings.0.form.groups"),
         (("weights", "bindings"), [], "lies nowhere"),
         (("parameters", "lm.norm.weight", "sizes"), [9], "lm.norm.weight is (9,) to the methods"),
+        (("quantized",), {"lm.head.weight": "int2"}, "quantized.lm.head.weight"),
+        (("quantized",), {"lm.norm.weight": "int8"}, "lm.norm.weight is kept in few bits, and is"),
         (("versions",), {}, "no release of torch"),
         (("unknown",), 1, "unknown"),
     ],

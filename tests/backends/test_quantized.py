@@ -10,6 +10,7 @@ from torchao.quantization.quant_primitives import dequantize_affine
 from triptych.backends.aot import Aot
 from triptych.backends.base import BackendError
 from triptych.backends.eager import Eager
+from triptych.backends.from_job import FromJob
 from triptych.backends.generation import Session
 from triptych.backends.inductor import Inductor
 from triptych.backends.job import job
@@ -19,12 +20,12 @@ from triptych.backends.tensorrt import TensorRT
 from triptych.blocks.input.processor import Processor
 from triptych.blocks.matrices import unpacked
 from triptych.blocks.quantized import Int4Linear, Int8Linear
+from triptych.blocks.rounding import relative, rounded
+from triptych.blocks.storage import BYTES, Storage
 from triptych.cli.coverage import report
 from triptych.cli.executing import job_of
 from triptych.compiler.outlay import Asked, outlay
 from triptych.compiler.plan import plan
-from triptych.compiler.rounding import relative, rounded
-from triptych.compiler.storage import BYTES, Storage
 from triptych.dsl.load import load_recipe
 
 from .conftest import TINY, asked, assert_same_methods, picture
@@ -203,8 +204,8 @@ def test_two_precisions_beside_groups_that_no_kernel_knows(tmp_path):
 
 def test_tensorrt_refuses_it_by_name(quantized, tmp_path):
     recipe = load_recipe(TINY, amend=[QUANTIZED])
-    told = "tensorrt takes no weights in few bits, and chat keeps 18 so: choose eager"
+    told = "tensorrt takes no weights in few bits, and 18 layers have such: choose eager"
     with pytest.raises(BackendError, match=told):
         TensorRT().build(quantized, tmp_path / "artefact")
     with pytest.raises(BackendError, match=told):
-        report(recipe, quantized, None, "sm90", None, as_json=False)
+        report(FromJob(quantized), recipe, None, "sm90", None, as_json=False)

@@ -129,6 +129,7 @@ def test_a_program_that_torch_cannot_read_is_said(artefact, tmp_path):
         ([], "give the new artefact a folder with --out"),
         (["--out", "o", "--mode", "chat", "--set", "lm.depth=2"], "--mode, --set: decided when"),
         (["--out", "o", "--backend", "inductor"], "inductor compiles recipes"),
+        (["--out", "o", "--report-only"], "--report-only is for --backend tensorrt"),
         (["--out", "o", "--link"], "--link is for files of your own"),
     ],
 )

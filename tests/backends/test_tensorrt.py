@@ -14,21 +14,21 @@ from triptych.backends import tensorrt
 from triptych.backends.base import BackendError, Limit, Method, MissingError, Port
 from triptych.backends.coverage import KEPT, converters, covered, known_here
 from triptych.backends.eager import Eager
-from triptych.backends.engine_build import SIZES, settings
-from triptych.backends.engine_programs import binding_names, engine_limits, profile, program
+from triptych.backends.engine_build import request, settings
+from triptych.backends.engine_programs import binding_names, engine_limits, profile
 from triptych.backends.engines import Binding, Engine, StaleCacheError, require_aliases
 from triptych.backends.evidence import evidence
+from triptych.backends.from_job import FromJob
 from triptych.backends.generation import Session
 from triptych.backends.job import job
 from triptych.backends.manifest import ArtefactError
-from triptych.backends.probe import difference, probe
 from triptych.backends.repeated import rounds
 from triptych.backends.tensorrt import TensorRT
 from triptych.cli.compile import compile_command
 from triptych.cli.coverage import reached_level
 from triptych.dsl.load import load_recipe
 
-from .conftest import TINY
+from .conftest import TINY, operators_of_program
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/tensorrt.md"
 
@@ -61,7 +61,8 @@ def test_an_old_torch_tensorrt_is_missing(monkeypatch):
 @pytest.mark.parametrize("name", ["vision_image", "vision_video", "project", "prefill", "decode"])
 def test_a_program_is_the_method(tiny_job, eager, limits, name):
     """Caches as values, masked attention, tensors one after another: what eager yields."""
-    operators = same_as_eager(tiny_job, eager, limits, name)
+    state = tiny_job.lowered.module.state_dict()
+    operators = operators_of_program(FromJob(tiny_job), state, eager, limits, name)
     assert "triptych.kv_update.default" not in operators
     assert "triptych.segment_attention.default" not in operators
 
@@ -78,24 +79,8 @@ def test_what_a_converter_would_refuse_takes_another_form(recipe, name, gone):
     """Both refusals were found by a dry run; `test_engines` asks it again."""
     small = job(load_recipe(recipe), "chat", weights=0)
     sizes = engine_limits(small.limits, small.spec, 1, None)
-    assert gone not in same_as_eager(small, Eager().compile(small), sizes, name)
-
-
-def same_as_eager(job, eager, limits, name):
-    """The operators of a method's program, which yields what eager yields."""
-    method = job.methods[name]
-    made = program(job, name, limits)
-    given = probe(method, limits, job.tokens)
-    before = {cache: given[cache].clone() for cache in method.caches}
-    state = job.lowered.module.state_dict()
-    parameters = [state[one] for one in method.parameters]
-    yielded = made.module()(*parameters, *given.values())
-    for cache, tensor in before.items():
-        assert torch.equal(given[cache], tensor), "the program itself writes nowhere"
-    theirs = eager.run(name, given) | {f"updated.{cache}": given[cache] for cache in before}
-    names = binding_names(method)[1]
-    assert difference(dict(zip(names, yielded, strict=True)), theirs) < 1e-6
-    return {str(node.target) for node in made.graph.nodes}
+    state, eager = small.lowered.module.state_dict(), Eager().compile(small)
+    assert gone not in operators_of_program(FromJob(small), state, eager, sizes, name)
 
 
 def test_every_cache_is_an_input_and_an_output(tiny_job):
@@ -181,7 +166,7 @@ def told(tiny_job, limits, tmp_path_factory):
     folder = wheel / "torch_tensorrt/dynamo/conversion"
     folder.mkdir(parents=True)
     (folder / "aten_ops_converters.py").write_text(CONVERTERS)
-    return evidence(tiny_job, converters(wheel), limits)
+    return evidence(FromJob(tiny_job), converters(wheel), limits)
 
 
 def test_what_is_not_listed_is_counted_in_its_part(tiny_job, told):
@@ -199,10 +184,11 @@ def test_blocks_that_repeat_are_counted_from_a_few():
     limits = engine_limits(deep.limits, deep.spec, 1, None)
     _, known = known_here()
     assert rounds(deep) == {"qformer": 4, "lm.blocks": 4}
-    told = evidence(deep, known, limits)
+    told = evidence(FromJob(deep), known, limits)
     for method in ("project", "decode"):
-        whole = covered(program(deep, method, limits), known)
-        assert sum(one.calls for one in told[method].listed.values()) == whole[SIZES].calls
+        whole = covered(request(FromJob(deep), method, limits).program, known)
+        counts = [sum(one.calls for one in by.values()) for by in (told[method].listed, whole)]
+        assert counts[0] == counts[1]
 
 
 def test_the_table_that_is_kept_is_of_a_release_that_updates_caches():
@@ -232,7 +218,8 @@ def test_towers_adapters_and_decoders_are_listed_whole(name):
     mode = next(iter(recipe.modes))
     small = job(recipe, mode)
     _, known = known_here()
-    found = evidence(small, known, engine_limits(small.limits, small.spec, 1, None))
+    limits = engine_limits(small.limits, small.spec, 1, None)
+    found = evidence(FromJob(small), known, limits)
     assert not {
         (method, part, operator)
         for method, one in found.items()

@@ -13,6 +13,7 @@ from triptych.blocks.operators import (
     linear_int4,
     linear_int8,
     lowering,
+    masked_segments,
     segment_attention,
 )
 from triptych.blocks.vision.patches import PatchEmbed
@@ -36,10 +37,11 @@ def results(lengths, **forms):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("form", [{"segment_attention": "masked"}, {"published": True}])
-def test_segment_attention_is_the_same_in_every_form(lengths, form):
-    for one, other in zip(results(lengths), results(lengths, **form), strict=True):
+def test_segment_attention_is_the_same_in_every_form(lengths):
+    for one, other in zip(results(lengths), results(lengths, published=True), strict=True):
         assert torch.allclose(one, other, atol=2e-6)
+    (q, k, v), _, ids = segments(lengths)
+    assert torch.allclose(masked_segments(q, k, v, ids), results(lengths)[0], atol=2e-6)
 
 
 def test_its_backward_is_the_same_slice_by_slice(monkeypatch):
@@ -121,8 +123,8 @@ def test_attend_shares_key_value_heads_among_neighbouring_queries(queries):
 
 
 def test_forms_end_with_their_context():
-    with lowering(kv_update="scatter"), lowering(segment_attention="masked"):
-        assert operators._forms == operators.Forms("masked", "scatter")
+    with lowering(kv_update="scatter"), lowering(activation="fused"):
+        assert operators._forms == operators.Forms("scatter", activation="fused")
     assert operators._forms == operators.Forms()
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..blocks.matrices import unpacked
+from .matrices import unpacked
 from .quiet import quiet
 from .storage import Storage
 

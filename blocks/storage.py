@@ -29,6 +29,29 @@ class Storage:
     def __str__(self) -> str:
         return f"int4(group: {self.group})" if self.group else "int8"
 
+    @classmethod
+    def read(cls, text: str) -> Storage:
+        """What `str` wrote.
+
+        >>> Storage.read("int4(group: 64)")
+        Storage(bits=4, group=64)
+        """
+        group = text.removeprefix("int4(group: ").removesuffix(")")
+        return cls(8) if text == "int8" else cls(4, int(group))
+
+    @property
+    def step(self) -> int:
+        """What the inputs are a multiple of."""
+        return self.group or 1
+
+    def whole(self, rows: int, columns: int) -> tuple[int, int]:
+        """The sizes of the matrix in whose place a `weight` of these sizes stands.
+
+        >>> Storage(4, 64).whole(8, 64)
+        (8, 128)
+        """
+        return rows, columns * 2 if self.group else columns
+
     def held(self, out: int, into: int) -> dict[str, Held]:
         """What takes the place of a matrix [out, into], by the names that its layer has for it.
 
