@@ -127,7 +127,6 @@ def compile_command(
     """
     from ..backends.artefact import Artefact
     from ..backends.from_artefact import FromArtefact
-    from ..backends.from_job import FromJob
     from ..backends.manifest import MANIFEST
     from .coverage import report
 
@@ -151,6 +150,7 @@ def compile_command(
             _compile_again(artefact, backend, out, weights, link)
         return
 
+    from ..backends.from_job import FromJob
     from ..dsl.load import load_recipe
 
     loaded = load_recipe(model, amend=amend)
