@@ -19,9 +19,10 @@ from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.ops import Embed
 from ..compiler.pipeline import for_inference
 from ..compiler.precision import coarsest
-from ..compiler.quantization import quantized
+from ..compiler.quantization import prove_quantization, quantized
 from ..compiler.text import text_of_methods
 from ..compiler.types import Bounds, Symbol
+from ..dsl.diagnostics import Findings
 from ..dsl.recipe import Recipe
 from .base import Limit, Method, Port
 from .few_bits import by_part
@@ -107,8 +108,13 @@ def job(
     """What a mode of a recipe needs to be compiled.
 
     `weights` are read from where they lie, or drawn from a seed, or left out. The precision is that
-    of the mode's target unless it is given. WeightsError when the weights do not fit.
+    of the mode's target unless it is given. WeightsError when the weights do not fit; RecipeError
+    when what is to be kept in few bits cannot be.
     """
+    if recipe.modes[mode].quantize:
+        findings = Findings()
+        prove_quantization(recipe, findings)
+        findings.raise_if_any()
     if dtype is not None:
         recipe = _in_one(recipe, mode, dtype)
     program = for_inference(recipe, mode)

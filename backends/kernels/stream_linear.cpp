@@ -219,8 +219,7 @@ struct Int8 {
 };
 
 // Two weights a byte, the even one in its low bits; `zero` of a group is what stands for 0. Lane l of
-// a sum has the weights 8 l .. 8 l + 7 of a step, so that a group is a number of lanes. What `zero`
-// takes off is known from the sum of x over a group: it is taken off at the end of a row.
+// a sum has the weights 8 l .. 8 l + 7 of a step, so that a group is a number of lanes.
 template <int GROUP>
 struct Int4 {
   static constexpr int64_t STEP = 128, GROUPS = STEP / GROUP;  // GROUPS of a step
@@ -229,8 +228,6 @@ struct Int4 {
   const uint16_t* scale;  // bfloat16, of each group of each row
   const uint8_t* zero;
   int64_t groups;  // of a row
-  std::array<float, FEW> units = {};
-  std::vector<float> given = {};  // the sum of x over each group, a row of x after another
 
   template <int R>
   using Sums = InFloats<R>;
@@ -246,6 +243,12 @@ struct Int4 {
     return few;
   }
 
+#ifdef __AVX512VNNI__
+  // What `zero` takes off is known from the sum of x over a group: it is taken off at the end of a
+  // row.
+  std::array<float, FEW> units = {};
+  std::vector<float> given = {};  // the sum of x over each group, a row of x after another
+
   int64_t padded() const { return (groups + LANES - 1) / LANES * LANES; }
 
   void add_up(int64_t r, const std::vector<float>& x) {
@@ -258,7 +261,6 @@ struct Int4 {
     }
   }
 
-#ifdef __AVX512VNNI__
   // Digits of x to the base of 256, from -128 to 127, the highest first; of each the even weights'
   // and the odd ones'. Three digits of 127 are the most that they can say.
   static constexpr int32_t DIGITS = 0x7f7f7f;
@@ -323,13 +325,17 @@ struct Int4 {
     }
     each<R>([&](auto r) { totals[r] -= sum(lanes[r]); });
   }
+
+  template <int R>
+  void finish(const Sums<R>& sums, int64_t row, float* totals) const {
+    each<R>([&](auto r) { totals[r] = sum(sums.lanes[r]) * units[r]; });
+    off<R>(row, totals);
+  }
 #else
   static constexpr int64_t PLACES = STEP;
   using Given = float;
 
-  void lay(int64_t r, const std::vector<float>& x, Given* out, int64_t apart) {
-    units[r] = 1;
-    add_up(r, x);
+  void lay(int64_t, const std::vector<float>& x, Given* out, int64_t apart) {
     for (size_t at = 0; at < x.size(); at += STEP, out += apart) {
       for (int i = 0; i < STEP; ++i) out[i % 8 * LANES + i / 8] = x[at + i];
     }
@@ -339,12 +345,15 @@ struct Int4 {
   void add(const char* line, int64_t row, int64_t step, const Given* x, Sums<R>& sums) const {
     const Words words = load<Words>(line);
     const Scales few = scales<LAST>(row, step);
-    Floats lanes, totals[R] = {};
+    Floats lanes, zeros, totals[R] = {};
     for (int lane = 0; lane < LANES; ++lane) {
-      lanes[lane] = widened(uint16_t(few >> 16 * (lane * GROUPS / LANES)));
+      const int64_t group = lane * GROUPS / LANES;
+      lanes[lane] = widened(uint16_t(few >> 16 * group));
+      zeros[lane] = zero[row * groups + std::min(step * GROUPS + group, groups - 1)];
     }
     for (int part = 0; part < 8; ++part) {
-      const Floats weights = __builtin_convertvector(Ints(words >> (4 * part) & 15), Floats);
+      const Ints numbers = Ints(words >> (4 * part) & 15);
+      const Floats weights = __builtin_convertvector(numbers, Floats) - zeros;
       for (int r = 0; r < R; ++r) {
         totals[r] += weights * load<Floats>(x + r * PLACES + part * LANES);
       }
@@ -353,19 +362,10 @@ struct Int4 {
   }
 
   template <int R>
-  void off(int64_t row, float* totals) const {
-    for (int64_t group = row * groups; group < (row + 1) * groups; ++group) {
-      const float over = widened(scale[group]) * float(zero[group]);
-      for (int r = 0; r < R; ++r) totals[r] -= over * given[r * padded() + group - row * groups];
-    }
+  void finish(const Sums<R>& sums, int64_t, float* totals) const {
+    each<R>([&](auto r) { totals[r] = sum(sums.lanes[r]); });
   }
 #endif
-
-  template <int R>
-  void finish(const Sums<R>& sums, int64_t row, float* totals) const {
-    each<R>([&](auto r) { totals[r] = sum(sums.lanes[r]) * units[r]; });
-    off<R>(row, totals);
-  }
 };
 
 struct Matrix {

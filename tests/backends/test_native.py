@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
 
 from triptych.backends import native
+from triptych.backends.manifest import Target
 from triptych.blocks.matrices import int4_linear, int8_linear, unpacked
 
 ops = torch.ops.triptych
@@ -19,6 +23,29 @@ SIZES = [(1, 64, 80), (2, 100, 7), (3, 31, 1), (4, 1536, 33), (7, 129, 5), (9, 6
 def loaded():
     native.load()
     assert torch._C._dispatch_has_kernel_for_dispatch_key("triptych::linear_int8", "CPU")
+
+
+OLDER = """
+import sys
+from pathlib import Path
+import pytest
+from triptych.backends import native
+
+native.load_from(Path({library!r}))  # what is loaded first serves the whole process
+sys.exit(pytest.main([{tests!r}, "-q", "--noconftest", "-p", "no:cacheprovider", "-k", "not avx"]))
+"""
+
+
+@pytest.mark.skipif("avx2" not in Target.here().features, reason="of processors with AVX2")
+def test_all_of_this_holds_without_avx512(tmp_path):
+    """Of a processor with AVX2 and no more: the loops that a compiler makes of plain C++."""
+    library = tmp_path / "triptych.so"
+    flags = [flag if "march" not in flag else "-march=x86-64-v3" for flag in native.FLAGS]
+    command = native._command(library, tuple(flags))
+    subprocess.run(command, cwd=native.SOURCES, check=True, capture_output=True)
+    code = OLDER.format(library=str(library), tests=__file__)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def numbers(*shape, dtype=torch.bfloat16):

@@ -26,6 +26,7 @@ from triptych.cli.coverage import report
 from triptych.cli.executing import job_of
 from triptych.compiler.outlay import Asked, outlay
 from triptych.compiler.plan import plan
+from triptych.dsl.diagnostics import RecipeError
 from triptych.dsl.load import load_recipe
 
 from .conftest import TINY, asked, assert_same_methods, picture
@@ -125,6 +126,13 @@ def test_what_was_selected_is_in_few_bits_and_nothing_else(quantized):
     assert {name.replace(".zero", ".weight") for name in others} == few.keys()
     assert {name.partition(".")[0] for name in few} == {"lm", "vit"}
     assert not [name for name in few if "norm" in name or "embed" in name or "qkv" in name]
+
+
+def test_groups_that_do_not_fit_are_refused_before_anything_is_made():
+    """Of programs without weights nothing else would tell."""
+    recipe = load_recipe(TINY, amend=["chat.quantize=int4(lm.blocks, group: 24)"])
+    with pytest.raises(RecipeError, match="groups of 24 do not divide the 32 inputs of"):
+        job(recipe, "chat")
 
 
 def test_without_weights_there_is_the_same_to_fill(quantized):
