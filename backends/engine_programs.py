@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ..blocks.matrices import activated_linear
 from ..blocks.operators import masked_segments
+from ..blocks.spans import masked_cache, span_mask
 from .base import BackendError, Limit, Method, Port
 from .engines import UPDATED
 from .exporting import examples, export_flat
@@ -115,11 +116,13 @@ def program(
     """What becomes an engine, of the portable program of a method: tensors in, as `ports` says,
     parameters first and then inputs; tensors out, updated caches last.
 
-    Pictures are kept apart by a mask, and caches are values: `kv_updated` yields the new one. The
-    limits may be narrower than those of the portable program, which is of no use afterwards.
+    Pictures are kept apart by a mask, and so is what is seen of a cache; caches are values:
+    `kv_updated` yields the new one. The limits may be narrower than those of the portable program,
+    which is of no use afterwards.
     """
     graph = portable.graph
     _return_caches(graph, method, len(method.parameters))
+    _mask_caches(graph)
     for node in graph.nodes:
         node.target = _FORMS.get(node.target, node.target)
     return export_flat(GraphModule(torch.nn.Module(), graph), ports, limits)
@@ -154,6 +157,29 @@ def _return_caches(graph: torch.fx.Graph, method: Method, parameters: int) -> No
     output.args = ((*yielded, *(newest[names[name]] for name in method.caches)),)
     graph.eliminate_dead_code()
     graph.lint()
+
+
+def _mask_caches(graph: torch.fx.Graph) -> None:
+    """Attention to what is seen of caches becomes attention under a mask, one for all layers."""
+    masks: dict[Node, Node] = {}
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.triptych.cache_attention.default:
+            continue
+        q, k, v, span = node.args
+        if span not in masks:
+            with graph.inserting_before(node):
+                slots = graph.call_function(torch.ops.aten.sym_size.int, (k, 2))
+                masks[span] = graph.call_function(span_mask, (*span.args[0], slots))
+            masks[span].meta = {"custom": span.meta["custom"]}
+        node.target, node.args = _attend_cache, (q, k, v, masks[span])
+    graph.eliminate_dead_code()
+
+
+def _attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    if q.shape[2] == 1:
+        return masked_cache(q, k, v, mask)
+    shared = q.shape[1] > k.shape[1]
+    return _attend(q, k, v, mask[:, None], enable_gqa=shared).transpose(1, 2)
 
 
 def _attend(

@@ -54,10 +54,10 @@ def exported(job: Job, name: str) -> ExportedProgram:
     """The portable program of a method, which code for any target can be made from.
 
     What targets compute in ways of their own stays an operator of triptych's: writes to caches,
-    attention inside pictures, and the matrices that a single token meets. `in_form` says how. Each
-    operator knows the part of the recipe that it is of (`part_of`).
+    attention to them and inside pictures, and the matrices that a single token meets. `in_form`
+    says how. Each operator knows the part of the recipe that it is of (`part_of`).
     """
-    with lowering(kv_update="operator", **linear_forms(name)), preserve_node_meta():
+    with lowering(kv_update="operator", **compiled_forms(name)), preserve_node_meta():
         return export(_named(job.lowered.methods[name]), job.methods[name], job.limits)
 
 
@@ -125,21 +125,24 @@ def arguments(
     return weights, inputs
 
 
-class LinearForms(TypedDict):
-    """How a compiled method computes its linear layers: as `lowering` says."""
+class CompiledForms(TypedDict):
+    """How a compiled method computes what has operators of ours: as `lowering` says."""
 
+    cache_attention: Literal["masked", "operator"]
     linear: Literal["torch", "operator"]
     few_bits: Literal["torch", "operator"]
     activation: Literal["apart", "fused"]
 
 
-def linear_forms(method: str) -> LinearForms:
-    """Layers are our own operators, which read matrices as streams for few rows, and multiply tiles
-    for many; with these, an activation is computed as the sums are written out. Weights in few bits
-    are streams only for `decode`, which takes one token a row, and mostly one row.
+def compiled_forms(method: str) -> CompiledForms:
+    """Of a cache, only what is seen is read. Layers are our own operators, which read matrices as
+    streams for few rows, and multiply tiles for many; with these, an activation is computed as the
+    sums are written out. Weights in few bits are streams only for `decode`, which takes one token a
+    row, and mostly one row.
     """
     few = method == "decode"
     return {
+        "cache_attention": "operator",
         "linear": "operator",
         "few_bits": "operator" if few else "torch",
         "activation": "apart" if few else "fused",

@@ -25,7 +25,7 @@ from ..blocks.operators import lowering
 from ..blocks.regions import compiled_once
 from . import native
 from .base import Executable, Method, Missing
-from .exporting import linear_forms
+from .exporting import compiled_forms
 from .job import Job
 from .toolchain import cache_folder, code_in, missing_compiler
 
@@ -77,7 +77,7 @@ class InductorExecutable(Executable):
         fixed = {name: size for name, size in sizes.items() if self._is_fixed(name, size)}
         bucket: Bucket = (method.name, tuple(fixed.items()))
         # Guards hold the form in which a graph was traced: later calls must be made in it too.
-        with lowering(kv_update="scatter", **linear_forms(method.name)), compiled_once():
+        with lowering(kv_update="indexed", **compiled_forms(method.name)), compiled_once():
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
             self._compiled[bucket] = self._made(bucket, self._modules[method.name])

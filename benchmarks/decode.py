@@ -30,8 +30,13 @@ from triptych.benchmarks.limits import quickest, read_bandwidth
 from triptych.compiler.lower import PRECISIONS
 from triptych.dsl.load import load_recipe
 
-TORCH = {"linear": "torch", "few_bits": "torch", "activation": "apart"}
-"""The forms of `exporting.linear_forms` without operators of ours."""
+TORCH = {
+    "cache_attention": "operator",
+    "linear": "torch",
+    "few_bits": "torch",
+    "activation": "apart",
+}
+"""The forms of `exporting.compiled_forms` with torch's own layers."""
 
 
 def executables(work: Job, names: list[str], torchs: bool) -> Iterator[tuple[str, Executable]]:
@@ -40,7 +45,7 @@ def executables(work: Job, names: list[str], torchs: bool) -> Iterator[tuple[str
     for name in names:
         yield name, backend(name).compile(work)
         if torchs and name in users:
-            forms = f"triptych.backends.{users[name]}.linear_forms"
+            forms = f"triptych.backends.{users[name]}.compiled_forms"
             with mock.patch(forms, return_value=TORCH):
                 yield f"{name}, torch's layers", backend(name).compile(work)
 

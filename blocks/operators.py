@@ -1,10 +1,11 @@
 """The operations that each backend lowers in its own way.
 
 `segment_attention` lets patches attend inside their own picture or frame, `kv_update` writes keys
-and values into a cache in place, and `linear` may read its matrix as a stream: these are torch
-operators (`triptych::...`), of which a compiler sees one node and no loop over data. `attend`,
-`picture_attention`, `map_attention` and `embed_patches` are plain tensor code. A backend that wants
-another form traces inside `lowering(...)`.
+and values into a cache in place, `attend` may read no more of a cache than `seen` says, and
+`linear` may read its matrix as a stream: these are torch operators (`triptych::...`), of which a
+compiler sees one node and no loop over data. `picture_attention`, `map_attention` and
+`embed_patches` are plain tensor code. A backend that wants another form traces inside
+`lowering(...)`.
 
 Shape suffixes: N patches, H heads, D head width, B batch, T queries, S keys (or slots of a cache),
 K key-value heads, G segments of one length, L that length, Q a slice of it; M pictures, then T
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .matrices import GROUPS, int4_linear, int8_linear
+from .spans import attended, attention_products, span_mask
 
 QUERY_SLICE = 1024
 """Queries whose scores are held at once in the backward of `segment_attention`."""
@@ -32,7 +34,8 @@ QUERY_SLICE = 1024
 class Forms:
     """How each operation is computed, and appears in a traced program."""
 
-    kv_update: Literal["operator", "scatter"] = "operator"
+    kv_update: Literal["operator", "indexed"] = "operator"
+    cache_attention: Literal["operator", "masked"] = "masked"
     linear: Literal["torch", "operator"] = "torch"
     few_bits: Literal["torch", "operator"] = "torch"
     activation: Literal["apart", "fused"] = "apart"
@@ -45,7 +48,8 @@ _forms = Forms()
 @contextmanager
 def lowering(
     *,
-    kv_update: Literal["operator", "scatter"] | None = None,
+    kv_update: Literal["operator", "indexed"] | None = None,
+    cache_attention: Literal["operator", "masked"] | None = None,
     linear: Literal["torch", "operator"] | None = None,
     few_bits: Literal["torch", "operator"] | None = None,
     activation: Literal["apart", "fused"] | None = None,
@@ -53,9 +57,10 @@ def lowering(
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
 
-    "operator" is the opaque node (in eager runs the write itself), "scatter" writes with
-    `scatter_`, "torch" is torch's own linear layer (`few_bits`: plain tensor code where weights are
-    in few bits), "fused" puts an activation into the layer before it. `published` computes in the
+    "operator" is the opaque node (in eager runs the write itself, or attention under a mask),
+    "indexed" writes by indices, "masked" attends to the whole cache under a mask, "torch" is
+    torch's own linear layer (`few_bits`: plain tensor code where weights are in few bits), "fused"
+    puts an activation into the layer before it. `published` computes in the
     order of the published models, bit for bit: attention as two products and a softmax, patches by
     a convolution. It is for eager runs, and slower.
     """
@@ -63,6 +68,7 @@ def lowering(
     before = _forms
     _forms = Forms(
         kv_update or before.kv_update,
+        cache_attention or before.cache_attention,
         linear or before.linear,
         few_bits or before.few_bits,
         activation or before.activation,
@@ -80,7 +86,7 @@ def segment_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
     Rows of one segment stand together. Returns [N, H, D].
     """
     if _forms.published:
-        return _by_segments(_products, q_NHD, k_NHD, v_NHD, segment_id_N)
+        return _by_segments(attention_products, q_NHD, k_NHD, v_NHD, segment_id_N)
     if torch.compiler.is_compiling():
         return _segment_attention(q_NHD, k_NHD, v_NHD, segment_id_N)
     return attend_segments(q_NHD, k_NHD, v_NHD, segment_id_N)
@@ -153,31 +159,29 @@ def embed_patches(patches_P: Tensor, kernel: Tensor, bias: Tensor | None) -> Ten
 
 
 def attend(
-    q_BHTD: Tensor,
-    k_BKSD: Tensor,
-    v_BKSD: Tensor,
-    mask_BTS: Tensor | None = None,
-    *,
-    group: int = 1,
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTS: Tensor | None = None
 ) -> Tensor:
-    """Softmax attention where the mask is True, [B, H, T, D]; scores scaled by D ** -0.5.
+    """Softmax attention to what is `seen`, [B, H, T, D]; scores scaled by D ** -0.5.
 
-    Without a mask every query sees every key; `mask` may have one row for all queries. `group` =
-    H / K neighbouring queries share a key-value head. A single query always goes through plain
-    products: on a CPU they are some 25 times faster than the fused kernel with a long cache.
+    A mask has one row for each query, or one for all of them, and is True where a key is seen;
+    without one every query sees every key. Else it is what `seen` yields. H / K neighbouring
+    queries share a key-value head. A single query always goes through plain products: on a CPU they
+    are some 25 times faster than torch's kernel with a long cache.
     """
-    if q_BHTD.shape[2] > 1 and not _forms.published:
-        return functional.scaled_dot_product_attention(
-            q_BHTD,
-            k_BKSD,
-            v_BKSD,
-            attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-            enable_gqa=group > 1,
-        )
-    q = q_BHTD.unflatten(1, (-1, group))
-    k, v = k_BKSD[:, :, None], v_BKSD[:, :, None]
-    mask = None if mask_BTS is None else mask_BTS[:, None, None]
-    return _products(q, k, v, mask).flatten(1, 2)
+    if seen_BTS is not None and seen_BTS.dtype != torch.bool:
+        out_BTHD = torch.ops.triptych.cache_attention(q_BHTD, k_BKSD, v_BKSD, seen_BTS)
+        return out_BTHD.transpose(1, 2)
+    products = q_BHTD.shape[2] == 1 or _forms.published
+    return attended(q_BHTD, k_BKSD, v_BKSD, seen_BTS, products=products)
+
+
+def seen(first_BT: Tensor, last_BT: Tensor, k_BKSD: Tensor) -> Tensor:
+    """What `attend` is told where each query sees the keys from its first to its last: a mask, or
+    for the operator both as they are, [B, T, 2]."""
+    known = k_BKSD.dtype in (torch.bfloat16, torch.float32)
+    if known and _forms.cache_attention == "operator" and torch.compiler.is_compiling():
+        return torch.stack((first_BT, last_BT), dim=-1)
+    return span_mask(first_BT, last_BT, k_BKSD.shape[2])
 
 
 def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
@@ -228,16 +232,8 @@ def _streams_few_bits(x_RI: Tensor) -> bool:
     return known and _forms.few_bits == "operator" and torch.compiler.is_compiling()
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention over the two innermost sizes; the softmax is in float32."""
-    scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1).to(v.dtype) @ v
-
-
 def _scaled_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `_products`, but it is the queries that are scaled, and all is in their dtype."""
+    """As `attention_products`, but it is the queries that are scaled, and all is in their dtype."""
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     return (scores if bias is None else scores + bias).softmax(-1) @ v
 
@@ -271,9 +267,14 @@ def masked_segments(
 
 
 def write_slots(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
-    """What the operator `triptych::kv_update` does, in plain tensor code."""
-    slot_BT = start_B[:, None] + torch.arange(new_BHTD.shape[2], device=start_B.device)
-    cache_BHSD.scatter_(2, slot_BT[:, None, :, None].expand_as(new_BHTD), new_BHTD)
+    """What the operator `triptych::kv_update` does, in plain tensor code.
+
+    Not by `scatter_`: torch's compiler copies the whole cache for it, and writes the copy back.
+    """
+    device = start_B.device
+    row_B1 = torch.arange(cache_BHSD.shape[0], device=device)[:, None]
+    slot_BT = start_B[:, None] + torch.arange(new_BHTD.shape[2], device=device)
+    cache_BHSD[row_B1, :, slot_BT] = new_BHTD.transpose(1, 2)
 
 
 @torch.library.custom_op("triptych::kv_update", mutates_args={"cache"})

@@ -29,15 +29,14 @@ def segment_mask(segment_id_BT: Tensor) -> Tensor:
     return same_BTT & (position_T[:, None] >= position_T)
 
 
-def cache_mask(slot_BT: Tensor, first_B: Tensor, slots: int) -> Tensor:
-    """[B, T, S]: True where the query in a slot may see a slot: from `first` to its own.
+def cache_span(slot_BT: Tensor, first_B: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, T] each: the first and the last slot that the query in a slot sees, from `first` to its
+    own.
 
     A query of the left padding, before `first`, sees itself alone: its row must not be empty, since
     a NaN among the values would reach every row of the product.
     """
-    key_S = torch.arange(slots, device=slot_BT.device)
-    slot_BT1 = slot_BT[:, :, None]
-    return (key_S <= slot_BT1) & ((key_S >= first_B[:, None, None]) | (key_S == slot_BT1))
+    return torch.minimum(slot_BT, first_B[:, None]), slot_BT
 
 
 class DecoderAttention(nn.Module):
@@ -48,7 +47,6 @@ class DecoderAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.group = heads // kv_heads
         self.q = Linear(width, heads * head_dim, bias=qkv_bias)
         self.k = Linear(width, kv_heads * head_dim, bias=qkv_bias)
         self.v = Linear(width, kv_heads * head_dim, bias=qkv_bias)
@@ -73,10 +71,10 @@ class DecoderAttention(nn.Module):
         return q_BHTD, k_BKTD, v_BKTD
 
     def forward(
-        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tensor | None
+        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTS: Tensor | None
     ) -> Tensor:
-        """What the queries find where the mask lets them look, [B, T, W]."""
-        out_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, mask_BTS, group=self.group)
+        """What the queries find among the keys that they see, [B, T, W]."""
+        out_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, seen_BTS)
         return self.o(out_BHTD.transpose(1, 2).flatten(2))
 
 

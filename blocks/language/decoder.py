@@ -58,14 +58,14 @@ class DecoderBlock(nn.Module):
         x_BTW: Tensor,
         cos_BTD: Tensor,
         sin_BTD: Tensor,
-        mask_BTS: Tensor | None,
+        seen_BTS: Tensor | None,
         cache: LayerCache | None = None,
         start_B: Tensor | None = None,
         scale_BT: Tensor | None = None,
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]."""
         q_BHTD, *keys = self.heads(x_BTW, cos_BTD, sin_BTD, scale_BT)
-        return self._mixed(x_BTW, q_BHTD, *written(keys, cache, start_B), mask_BTS)
+        return self._mixed(x_BTW, q_BHTD, *written(keys, cache, start_B), seen_BTS)
 
     @region
     def heads(
@@ -76,9 +76,9 @@ class DecoderBlock(nn.Module):
 
     @region
     def _mixed(
-        self, x_BTW: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None
+        self, x_BTW: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, seen_BTS: Tensor | None
     ) -> Tensor:
-        x_BTW = x_BTW + self.attn(q_BHTD, k, v, mask_BTS)
+        x_BTW = x_BTW + self.attn(q_BHTD, k, v, seen_BTS)
         return x_BTW + self.mlp(self.norm2(x_BTW))
 
 
@@ -108,7 +108,7 @@ class DecoderBlocks(nn.ModuleList):
         x_BTW: Tensor,
         cos_BTD: Tensor,
         sin_BTD: Tensor,
-        mask_BTS: Tensor,
+        seen_BTS: Tensor,
         caches: Sequence[LayerCache] | None = None,
         start_B: Tensor | None = None,
         scale_BT: Tensor | None = None,
@@ -116,7 +116,7 @@ class DecoderBlocks(nn.ModuleList):
         """From [B, T, W] to [B, T, W]; `caches` has a pair a layer, written from slot `start`."""
         for index, block in enumerate(self):
             if caches is not None:
-                x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], start_B, scale_BT)
+                x_BTW = block(x_BTW, cos_BTD, sin_BTD, seen_BTS, caches[index], start_B, scale_BT)
             else:
-                x_BTW = through(block, x_BTW, cos_BTD, sin_BTD, mask_BTS)
+                x_BTW = through(block, x_BTW, cos_BTD, sin_BTD, seen_BTS)
         return x_BTW

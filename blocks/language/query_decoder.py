@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..norms import NORMS
-from ..operators import attend
+from ..operators import attend, seen
 from ..recompute import through
 from ..regions import region
-from .attention import LayerCache, cache_mask, written
+from .attention import LayerCache, cache_span, written
 from .decoder import DecoderBlock
 
 
@@ -42,14 +42,13 @@ def joint_mask(queries: int, length: int, last_B: Tensor) -> Tensor:
     return (place_T <= queries + last_B[:, None])[:, None]
 
 
-def cached_prefix_mask(slot_BT: Tensor, first_B: Tensor, queries: int, slots: int) -> Tensor:
-    """[B, T, S]: as `prefix_mask`, over a cache; the queries take the slots from `first` on."""
-    slot_S = torch.arange(slots, device=slot_BT.device)
+def cached_prefix_span(slot_BT: Tensor, first_B: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """As `prefix_mask`, over a cache and as `cache_span`; the queries take the slots from `first`
+    on, and see up to the last of them."""
     behind_B1 = first_B[:, None] + queries
     inside_BT = (slot_BT >= first_B[:, None]) & (slot_BT < behind_B1)
-    inside_BS = (slot_S >= first_B[:, None]) & (slot_S < behind_B1)
-    full_BTS = inside_BT[:, :, None] & inside_BS[:, None]
-    return cache_mask(slot_BT, first_B, slots) | full_BTS
+    first_BT, last_BT = cache_span(slot_BT, first_B)
+    return first_BT, torch.where(inside_BT, behind_B1 - 1, last_BT)
 
 
 def tables(length: int, theta: float, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -125,7 +124,7 @@ class QueryBlock(DecoderBlock):
         x_BTW: Tensor,
         cos_BTD: Tensor,
         sin_BTD: Tensor,
-        mask_BTS: Tensor | None,
+        seen_BTS: Tensor | None,
         cache: LayerCache | None = None,
         start_B: Tensor | None = None,
         seen_MPC: Tensor | None = None,
@@ -134,7 +133,7 @@ class QueryBlock(DecoderBlock):
     ) -> Tensor:
         """From [B, T, W] to [B, T, W]; `place` says where the queries stand, if they look."""
         q_BHTD, *keys = self.heads(x_BTW, cos_BTD, sin_BTD)
-        rest = (mask_BTS, seen_MPC, picture_B, place_BQ)
+        rest = (seen_BTS, seen_MPC, picture_B, place_BQ)
         return self._looked(x_BTW, q_BHTD, *written(keys, cache, start_B), *rest)
 
     @region
@@ -144,12 +143,12 @@ class QueryBlock(DecoderBlock):
         q_BHTD: Tensor,
         k: Tensor,
         v: Tensor,
-        mask_BTS: Tensor | None,
+        seen_BTS: Tensor | None,
         seen_MPC: Tensor | None,
         picture_B: Tensor | None,
         place_BQ: Tensor | None,
     ) -> Tensor:
-        x_BTW = x_BTW + self.attn(q_BHTD, k, v, mask_BTS)
+        x_BTW = x_BTW + self.attn(q_BHTD, k, v, seen_BTS)
         if self.cross is not None and seen_MPC is not None:
             assert place_BQ is not None
             place_BQW = place_BQ[..., None].expand(-1, -1, x_BTW.shape[2])
@@ -233,10 +232,10 @@ class QueryBlocks(nn.ModuleList):
         place_BQ = (first_B - slot_BT[:, 0])[:, None] + torch.arange(queries, device=x_BTW.device)
         place_BQW = place_BQ[..., None].expand(-1, -1, x_BTW.shape[2])
         x_BTW = x_BTW.scatter(1, place_BQW, query_1QW.expand(x_BTW.shape[0], -1, -1))
-        mask_BTS = cached_prefix_mask(slot_BT, first_B, queries, caches[0][0].shape[2])
+        seen_BTS = seen(*cached_prefix_span(slot_BT, first_B, queries), caches[0][0])
         rest = (seen_BPC, None, place_BQ)
         for index, block in enumerate(self):
-            x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], slot_BT[:, 0], *rest)
+            x_BTW = block(x_BTW, cos_BTD, sin_BTD, seen_BTS, caches[index], slot_BT[:, 0], *rest)
         return x_BTW
 
     def go_on(
@@ -249,9 +248,9 @@ class QueryBlocks(nn.ModuleList):
         caches: Sequence[LayerCache],
     ) -> Tensor:
         """What tokens behind those of a cache become: there the queries' keys hold the picture."""
-        mask_BTS = cache_mask(slot_BT, first_B, caches[0][0].shape[2])
+        seen_BTS = seen(*cache_span(slot_BT, first_B), caches[0][0])
         for index, block in enumerate(self):
-            x_BTW = block(x_BTW, cos_BTD, sin_BTD, mask_BTS, caches[index], slot_BT[:, 0])
+            x_BTW = block(x_BTW, cos_BTD, sin_BTD, seen_BTS, caches[index], slot_BT[:, 0])
         return x_BTW
 
     def _run(

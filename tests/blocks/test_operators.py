@@ -68,7 +68,7 @@ def test_the_operators_keep_torchs_promises():
     torch.library.opcheck(torch.ops.triptych.linear, (x[0], weight, None))
 
 
-@pytest.mark.parametrize("form", ["operator", "scatter"])
+@pytest.mark.parametrize("form", ["operator", "indexed"])
 def test_kv_update_writes_each_row_at_its_own_slot(form):
     cache, new = torch.zeros(2, 1, 5, 1), torch.tensor([1.0, 2.0, 3.0, 4.0]).view(2, 1, 2, 1)
     with lowering(kv_update=form):
@@ -117,14 +117,14 @@ def test_attend_shares_key_value_heads_among_neighbouring_queries(queries):
     expected = torch.nn.functional.scaled_dot_product_attention(
         q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), attn_mask=mask[:, None]
     )
-    assert torch.allclose(attend(q, k, v, mask, group=2), expected, atol=1e-6)
+    assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-6)
     with lowering(published=True):
-        assert torch.allclose(attend(q, k, v, mask, group=2), expected, atol=1e-6)
+        assert torch.allclose(attend(q, k, v, mask), expected, atol=1e-6)
 
 
 def test_forms_end_with_their_context():
-    with lowering(kv_update="scatter"), lowering(activation="fused"):
-        assert operators._forms == operators.Forms("scatter", activation="fused")
+    with lowering(kv_update="indexed"), lowering(activation="fused"):
+        assert operators._forms == operators.Forms("indexed", activation="fused")
     assert operators._forms == operators.Forms()
 
 
