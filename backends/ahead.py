@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from .base import BackendError, Executable
+from .base import Executable
+from .foreseen import Foreseen
 from .gradients import Method
 from .optim import SCALES
 
 Shards: TypeAlias = Sequence[Mapping[str, Tensor]]
-
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 5e-2}
-"""How far the first step may be from eager: the loss and the norm as a share of themselves, a first
-moment as a share of its largest number."""
-FAINT = 1e-3
-"""Moments that are smaller than this share of the largest of all are held against that share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """What eager makes of a batch: the loss, the gradient's norm, and each first moment behind it,
-    by the name of its weight."""
-
-    loss: float
-    norm: float
-    moments: Mapping[str, Tensor]
 
 
 class AheadStep:
@@ -78,7 +61,8 @@ class AheadStep:
             self._foresee = None
         losses, norm = self._run(shards, scales)
         if foreseen is not None:
-            self._compare(foreseen, losses["loss"], norm)
+            moments = {name: self._state[f"{name}/exp_avg"] for name in self._dtypes}
+            foreseen.expect(losses["loss"], norm, moments, self._dtypes)
         return losses, norm
 
     def _run(self, shards: Shards, scales: Tensor) -> tuple[dict[str, float], float]:
@@ -101,27 +85,3 @@ class AheadStep:
         for method in self._before:
             shard = {**shard, **method(shard)}
         return shard
-
-    def _compare(self, foreseen: Foreseen, loss: float, norm: float) -> None:
-        if not math.isfinite(foreseen.loss + foreseen.norm):
-            return  # the run stops at such a batch, and says so
-        coarsest = max(TOLERANCE[dtype] for dtype in self._dtypes.values())
-        for what, found, wanted in (
-            ("loss", loss, foreseen.loss),
-            ("norm of the gradient", norm, foreseen.norm),
-        ):
-            if not abs(found - wanted) <= coarsest * max(abs(wanted), 1e-6):
-                raise _differs(f"the {what} is {found:.6g}, and {wanted:.6g}")
-        largest = max(one.abs().max().item() for one in foreseen.moments.values())
-        for name, wanted_moment in foreseen.moments.items():
-            scale = max(wanted_moment.abs().max().item(), FAINT * largest)
-            off = (self._state[f"{name}/exp_avg"] - wanted_moment).abs().max().item()
-            if not off <= TOLERANCE[self._dtypes[name]] * scale:
-                raise _differs(f"the gradient of {name} is off by {off:.2g}, of {scale:.2g}")
-
-
-def _differs(how: str) -> BackendError:
-    return BackendError(
-        f"the compiled step differs from eager: {how} in eager. This is a defect of the compiler, "
-        "please report it; --backend inductor and eager train without it"
-    )

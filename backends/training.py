@@ -18,7 +18,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,15 +34,16 @@ from ..dsl.diagnostics import nearest
 from ..dsl.kinds import Amount
 from ..dsl.recipe import Recipe
 from ..dsl.stages import Falling, Stage, Stairs
-from . import backend, checkpoint
-from .base import MissingError
+from . import checkpoint
 from .checkpoint import Checkpoint, Progress
 from .data import Bad, Mixture, Source, bind, open_source
 from .drops import Drops
 from .features import Store
 from .feed import Ahead, Feed
 from .gradients import threads
+from .listening import Listener, Silence
 from .optim import Schedule
+from .options import Options, with_backend
 from .predictions import predict
 from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
 from .resources import resources
@@ -65,57 +66,6 @@ class StoppedError(Exception):
             f"stopped after step {saved.progress.step} of stage {saved.progress.stage}"
         )
         self.saved = saved
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run may choose; None leaves it as the recipe says."""
-
-    steps: int | None = None
-    """Of each stage."""
-    batch: int | None = None
-    precision: Literal["bf16", "f32"] | None = None
-    seed: int | None = None
-    backend: Literal["eager", "inductor", "aot"] = "eager"
-    artefacts: tuple[Path, ...] = ()
-    """Where compiled stages lie, for `aot`; a stage without one is compiled into the cache."""
-    device: str = "cpu"
-    workers: int = 1
-    """Threads that each compute a share of every batch."""
-    loaders: int = 1
-    """Threads that read and prepare samples."""
-    memory: int = 512 * 2**20
-    """Bytes of prepared samples that are kept for the next epoch."""
-    save_every: int = 250
-    """Steps from one checkpoint to the next."""
-    keep: int = 2
-    """Checkpoints that are kept beside the end of each stage."""
-
-
-class Listener(Protocol):
-    """Who is told how a run goes."""
-
-    def stage(self, name: str, stop: Amount, done: float) -> None:
-        """A stage begins, or goes on after the share `done` of it."""
-
-    def step(self, metrics: Metrics, done: float) -> None:
-        """A step is done, and with it the share `done` of the stage."""
-
-    def notice(self, text: str) -> None:
-        """Something that a person should know."""
-
-
-class Silence:
-    """Listens to nothing."""
-
-    def stage(self, name: str, stop: Amount, done: float) -> None:
-        """Nothing."""
-
-    def step(self, metrics: Metrics, done: float) -> None:
-        """Nothing."""
-
-    def notice(self, text: str) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +109,7 @@ def train(
     Raises TrainingError, DataError, ResourceError or CheckpointError with what to do about it,
     RecipeError when the recipe is wrong, and StoppedError after Ctrl-C.
     """
-    options = options or Options()
-    missing = backend(options.backend).missing()
-    if missing and not options.artefacts:
-        raise MissingError(str(missing))
+    options, lacking = with_backend(options or Options())
     recipe = overridden(recipe, options)
     chosen = _chosen(recipe, stages)
     drawn = {name: list(stage.data.shares) for name, stage in recipe.stages.items()}
@@ -193,6 +140,8 @@ def train(
             listener=listener or Silence(),
             stop=stop,
         )
+        if lacking:
+            walk.notice(f"steps are not compiled here, and take longer: {lacking}")
         for name in chosen:
             end = walk.stage(name, last=name == chosen[-1])
     return walk.finish(chosen, end, shown)
@@ -283,7 +232,7 @@ class _Walk:
         options: Options,
         force: bool,
         listener: Listener,
-        stop: threading.Event,
+        stop: _Stop,
     ) -> None:
         self._recipe = recipe
         self._plan = plan
@@ -309,7 +258,7 @@ class _Walk:
         if own:
             self._expect_same(own, said)
             if own.progress.finished:
-                self._notice(f"{name} is done already, after {own.progress.step:,} steps")
+                self.notice(f"{name} is done already, after {own.progress.step:,} steps")
                 return own
             weights, state, progress = own.weights(), own.optimizer(), own.progress
         else:
@@ -320,8 +269,8 @@ class _Walk:
         workers = 1 if compares or ahead else self._options.workers
         if workers < self._options.workers:
             why = "compares the pairs of a whole batch" if compares else "is compiled ahead of time"
-            self._notice(f"{name} {why}: one worker computes it")
-        store = Store(self._out / "features", name, self._notice) if stage.cache else None
+            self.notice(f"{name} {why}: one worker computes it")
+        store = Store(self._out / "features", name, self.notice) if stage.cache else None
         run = StageRun(
             program,
             self._plan[name],
@@ -357,8 +306,14 @@ class _Walk:
                 return self._steps(name, run, samples, drops, progress, said, last=last)
         finally:
             run.close()
+            if run.recompiles:
+                times = f"{run.recompiles} time{'s' if run.recompiles > 1 else ''}"
+                self.notice(
+                    f"{name}: its step was compiled {times} more, for sizes that the code should "
+                    "have been free in. Please report it; --backend eager trains without a compiler"
+                )
             if store:
-                self._notice(f"{name}: {store}")
+                self.notice(f"{name}: {store}")
 
     def _code(self, name: str, program: Program) -> Code:
         """The compiled methods of a stage, for weights that are still to come."""
@@ -368,9 +323,7 @@ class _Walk:
         if torch.device(self._options.device).type != "cpu":
             raise TrainingError("a step is compiled ahead of time for the CPU: leave out --device")
         job = StageJob.of(self._recipe.name, program, self._plan[name])
-        return partial(
-            methods_of, stage_artefact(job, self._options.artefacts, notice=self._notice)
-        )
+        return partial(methods_of, stage_artefact(job, self._options.artefacts, notice=self.notice))
 
     def _steps(
         self,
@@ -405,6 +358,9 @@ class _Walk:
         done = share_done(stage.stop, progress, mixture.epoch)
         self._listener.stage(name, stage.stop, done)
         began = time.perf_counter() - progress.seconds
+        waited = 0.0
+        if options.backend == "inductor":
+            self._listener.notice(f"compiling the step of stage {name} ...")
         with Ahead(feed.batches(progress.position)) as batches, threads(len(run.replicas)):
             for batch in batches:
                 self._bad.add(batch.bad)
@@ -416,6 +372,10 @@ class _Walk:
                     raise TrainingError(
                         f"{where}: {error}; samples: {_some(batch.names)}"
                     ) from error
+                if run.compiling > waited:
+                    began += run.compiling - waited
+                    self._listener.notice(f"compiled in {run.compiling - waited:.0f} s")
+                    waited = run.compiling
                 progress = Progress(
                     stage=name,
                     step=progress.step + 1,
@@ -426,14 +386,16 @@ class _Walk:
                     seconds=time.perf_counter() - began,
                 )
                 done = share_done(stage.stop, progress, mixture.epoch)
-                finished, stopped = done >= 1.0, self._stop.is_set()
+                finished, stopped = done >= 1.0, self._stop.asked
                 warm = done if progress.step == schedule.warmup else progress.warm
                 progress = progress.model_copy(update={"warm": warm, "finished": finished})
                 metrics = Metrics.of(progress, losses, rate, norm)
                 self._metrics.append(metrics)
+                self._stop.steps = True
                 self._listener.step(metrics, done)
                 if finished or stopped or progress.step % options.save_every == 0:
                     saved = self._save(run, progress, said)
+                    self._stop.steps = not finished
                     if stopped and not (finished and last):
                         raise StoppedError(saved)
                     if finished:
@@ -529,7 +491,7 @@ class _Walk:
                 f"start from random numbers with --weights fresh"
             )
         if after:
-            self._notice(f"{name} starts from the given weights, without {after}'s optimizer state")
+            self.notice(f"{name} starts from the given weights, without {after}'s optimizer state")
         return completed(self._start or {}, program, self._options.seed or 0), {}
 
     def _expect_same(self, own: Checkpoint, said: dict[str, Any]) -> None:
@@ -541,9 +503,9 @@ class _Walk:
                 f"{own.folder} was made by other settings; --force goes on all the same:{lines}"
             )
         for line in changed:
-            self._notice(f"changed since {own.folder.name}: {line}")
+            self.notice(f"changed since {own.folder.name}: {line}")
         for line in checkpoint.changes(own.manifest.versions, checkpoint.versions()):
-            self._notice(f"since {own.folder.name}, another {line}: the bits may differ")
+            self.notice(f"since {own.folder.name}, another {line}: the bits may differ")
 
     def _announce(self, name: str, after: str) -> None:
         """Say which of the optimizer's state goes on, and which is given up."""
@@ -558,9 +520,10 @@ class _Walk:
         ):
             if parameters:
                 numbers = ", ".join(f"{part} {n:,}" for part, n in by_part(parameters).items())
-                self._notice(f"{name}: the optimizer's state from {after} {fate} ({numbers})")
+                self.notice(f"{name}: the optimizer's state from {after} {fate} ({numbers})")
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """Tell who listens, and the report."""
         self._notices.append(text)
         self._listener.notice(text)
 
@@ -603,21 +566,33 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+@dataclass(slots=True)
+class _Stop:
+    """What Ctrl-C has to know, and what it has done."""
+
+    steps: bool = False
+    """Whether steps have been made that are not saved."""
+    asked: bool = False
+
+
 @contextmanager
-def _finishing_the_step() -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C only sets the event; the second one interrupts as usual."""
-    event = threading.Event()
+def _finishing_the_step() -> Iterator[_Stop]:
+    """Inside, where there are steps to save, the first Ctrl-C only asks for it; the second one, and
+    one before them, while code is compiled, interrupts as usual."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield stop
         return
     before = signal.getsignal(signal.SIGINT)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        event.set()
         signal.signal(signal.SIGINT, before)
+        if not stop.steps:
+            signal.raise_signal(number)
+        stop.asked = True
 
     signal.signal(signal.SIGINT, ask)
     try:
-        yield event
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)

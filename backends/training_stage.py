@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
+from ..compiler.lower import PRECISIONS, Lowered, lower
 from ..compiler.plan import StagePlan
 from ..compiler.precision import coarsest, of_part
-from .ahead import AheadStep, Foreseen
+from .ahead import AheadStep
 from .base import Executable
+from .compiled_method import CompiledMethod
 from .features import PREFIX, Kept, Store, key_of
+from .foreseen import Foreseen
 from .gradients import Gradients, Method, Replica
 from .optim import MOMENTS, Optimizer, clip
 
@@ -71,8 +73,9 @@ class StageRun:
         }
         if store is not None:
             store.open(keys)
+        self._compiled: list[list[CompiledMethod]] = []
         self.replicas = [
-            _replica(program, plan, used, compiled, None if code else store, keys)
+            self._replica(program, plan, used, compiled, None if code else store, keys)
             for _ in range(1 if code else workers)
         ]
         self.weights = {**weights, **self._masters}
@@ -90,6 +93,9 @@ class StageRun:
         self._limit = optim.clip
         self._beta = optim.betas[0]
         self._gradients = Gradients(self.replicas)
+        self._unseen: Gradients | None = None
+        if compiled:
+            self._unseen = Gradients([self._replica(program, plan, used, False, None, keys)])
         self._ahead = None
         if code:
             made = code({name: one.contiguous() for name, one in used.items()})
@@ -105,6 +111,7 @@ class StageRun:
     ) -> tuple[dict[str, float], float]:
         """Move the trained weights once; the losses by name, and the gradient's norm.
 
+        BackendError when what is compiled makes something else of the first batch than eager does.
         NotFiniteError when there is nothing sensible to move them by; they are then left alone.
         """
         if self._ahead:
@@ -114,6 +121,12 @@ class StageRun:
             return losses, norm
         losses, gradients = self._gradients.of(shards)
         norm = clip(gradients, self._limit)
+        if self._unseen is not None:
+            wanted, theirs = self._unseen.of(shards)
+            foreseen = Foreseen(wanted["loss"], clip(theirs, self._limit), theirs)
+            dtypes = {name: one.dtype for name, one in self._live.items()}
+            foreseen.expect(losses["loss"], norm, gradients, dtypes)
+            self._unseen = None  # and its memory
         _expect_finite(losses["loss"], norm)
         self.optimizer.step(gradients, rate)
         for name, master in self._masters.items():
@@ -130,9 +143,45 @@ class StageRun:
             merged[name] = merged[name].to(into) + lora.scale * (out @ into)
         return merged
 
+    @property
+    def recompiles(self) -> int:
+        """Graphs of methods beyond those that they need."""
+        return sum(one.recompiles for every in self._compiled for one in every)
+
+    @property
+    def compiling(self) -> float:
+        """Seconds that steps have waited for a compiler: workers wait for each other."""
+        return max((sum(one.seconds for one in every) for every in self._compiled), default=0.0)
+
     def close(self) -> None:
         """Let the workers go."""
         self._gradients.close()
+
+    def _replica(
+        self,
+        program: Program,
+        plan: StagePlan,
+        weights: Mapping[str, Tensor],
+        compiled: bool,
+        store: Store | None,
+        keys: Mapping[str, str],
+    ) -> Replica:
+        """The methods of a stage over parameters of their own, in the memory of `weights`."""
+        lowered = lowered_stage(program, plan)
+        wanted = lowered.module.state_dict()
+        lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+        lowered.module.requires_grad_(False)
+        trained = {
+            name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
+        }
+        made: dict[str, Method] = dict(lowered.methods)
+        if compiled:
+            own = {name: CompiledMethod(method) for name, method in lowered.methods.items()}
+            self._compiled.append(list(own.values()))
+            made |= own
+        methods = _kept(program, made, store, keys)
+        before = [method for name, method in methods.items() if name != "step"]
+        return Replica(methods["step"], tuple(before), trained)
 
     def _foreseen(self, shards: Sequence[Mapping[str, Tensor]]) -> Foreseen:
         """What the step is to do to the first moments, by eager."""
@@ -193,48 +242,3 @@ def _kept(
         else method
         for name, method in methods.items()
     }
-
-
-def _replica(
-    program: Program,
-    plan: StagePlan,
-    weights: Mapping[str, Tensor],
-    compiled: bool,
-    store: Store | None,
-    keys: Mapping[str, str],
-) -> Replica:
-    """The methods of a stage over parameters of their own, which share the memory of `weights`."""
-    lowered = lowered_stage(program, plan)
-    wanted = lowered.module.state_dict()
-    lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
-    lowered.module.requires_grad_(False)
-    trained = {
-        name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
-    }
-    made: dict[str, Method] = {
-        name: _Compiled(method) if compiled else method for name, method in lowered.methods.items()
-    }
-    methods = _kept(program, made, store, keys)
-    before = [method for name, method in methods.items() if name != "step"]
-    return Replica(methods["step"], tuple(before), trained)
-
-
-class _Compiled:
-    """A method compiled at its first call, as one graph for all sizes that its signature varies."""
-
-    def __init__(self, method: MethodModule) -> None:
-        self._signature = method.signature
-        # Not `dynamic=True`: that takes numbers such as a temperature for variables too, finds out
-        # at the end that they are not, and compiles everything twice.
-        self._run: Method = torch.compile(  # type: ignore[call-overload]  # stubs lack the last one
-            method, fullgraph=True, dynamic=False, isolate_recompiles=True
-        )
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # What the method does not take is left out: it would be guarded as well.
-        taken = {name: inputs[name] for name in self._signature}
-        for name, feed in self._signature.items():
-            for dim, size in enumerate(feed.sizes):
-                if not isinstance(size, int):
-                    torch._dynamo.maybe_mark_dynamic(taken[name], dim)
-        return self._run(taken)

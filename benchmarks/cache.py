@@ -16,8 +16,10 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+from triptych.backends.listening import Silence
+from triptych.backends.options import Options
 from triptych.backends.report import Metrics
-from triptych.backends.training import Options, Silence, train
+from triptych.backends.training import train
 from triptych.dsl.load import load_recipe
 
 BATCH = 32
@@ -50,7 +52,7 @@ def trained(data: Path, out: Path, epochs: int, *amend: str) -> Heard:
         out,
         stages=["connect"],
         weights={},
-        options=Options(save_every=10**6),
+        options=Options(save_every=10**6, backend="eager"),
         listener=heard,
     )
     return heard

@@ -26,9 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.backends.data import Example, open_source
 from triptych.backends.drops import Drops
+from triptych.backends.options import Options
 from triptych.backends.resources import resources
 from triptych.backends.samples import PairSamples, Samples
-from triptych.backends.training import Options, completed, overridden
+from triptych.backends.training import completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.blocks.input.sample import Attachment, Turn
 from triptych.compiler.costing import Shapes

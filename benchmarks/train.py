@@ -21,7 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from triptych.cli.waiting import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 import numpy as np
 import torch
@@ -32,9 +34,10 @@ from triptych.backends.data import Example
 from triptych.backends.from_stage import methods_of, stage_artefact
 from triptych.backends.gradients import threads
 from triptych.backends.optim import decays
+from triptych.backends.options import Options
 from triptych.backends.samples import Samples
 from triptych.backends.stage_job import StageJob
-from triptych.backends.training import Options, completed, overridden
+from triptych.backends.training import completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.benchmarks.peer import SIZES, peer_model
 from triptych.blocks.input.media import MediaInput

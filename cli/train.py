@@ -95,7 +95,7 @@ content parts), or a folder of pictures with their captions in .txt files beside
     "--backend",
     type=click.Choice(["eager", "inductor", "aot"]),
     help="How a step is computed: as it is; compiled at the first one; or compiled whole before "
-    "it.  [default: eager, or aot with --artefact]",
+    "it.  [default: inductor, or aot with --artefact]",
 )
 @click.option(
     "--artefact",
@@ -159,10 +159,10 @@ def train_command(
     """
     if artefacts and backend not in (None, "aot"):
         raise click.UsageError(f"--artefact is compiled already: leave out --backend {backend}")
-    backend = backend or ("aot" if artefacts else "eager")
     loaded = load_recipe(recipe, amend=amend)
 
-    from ..backends.training import Options, StoppedError, train
+    from ..backends.options import Options
+    from ..backends.training import StoppedError, train
     from ..backends.weights import Weights, starts
 
     if weights and parts:

@@ -25,6 +25,7 @@ def test_a_new_recipe_trains_and_answers(name, data, picture, tmp_path, monkeypa
     assert CliRunner().invoke(cli, ["new", "mine", *chosen]).exit_code == 0
     short = [word for setting in SHORT for word in ("--set", setting)]
     training = ["train", "mine.vlm", "--data", f"chat={data}", "--out", "run", *short]
+    training += ["--backend", "eager"]
     done = CliRunner().invoke(cli, training)
     assert done.exit_code == 0, done.output
     asking = ["run", "mine.vlm", "--weights", "run", "--prompt", "What?", "--image", str(picture)]

@@ -18,16 +18,20 @@ from triptych.backends.artefact import Artefact
 from triptych.backends.base import BackendError, Executable, InputError
 from triptych.backends.data import open_source
 from triptych.backends.drops import Drops
+from triptych.backends.listening import Silence
 from triptych.backends.manifest import ArtefactError
+from triptych.backends.options import Options
 from triptych.backends.samples import Samples
 from triptych.backends.stage_job import StageJob
-from triptych.backends.training import Options, Silence, completed, train
+from triptych.backends.training import completed
 from triptych.backends.training_stage import NotFiniteError, StageRun
 from triptych.cli.main import cli
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.dsl.load import load_recipe
 from triptych.dsl.recipe import Recipe
+
+from .eager import train
 
 BATCHES = ((0, 4), (4, 10), (3, 4), (10, 18))
 """Samples of each step; one alone too."""

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from safetensors.torch import load_file
 
-from triptych.backends.training import Options, Silence, train
+from triptych.backends.listening import Silence
+from triptych.backends.options import Options
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 
 @dataclass

@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from triptych.backends.features import digest_of, pictures
-from triptych.backends.training import Options, Silence, train
+from triptych.backends.listening import Silence
+from triptych.backends.options import Options
 from triptych.compiler.lower import initial
 from triptych.compiler.pipeline import for_training
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 EPOCHS = 2
 PICTURES = 24
@@ -159,7 +162,7 @@ def test_killed_and_resumed_it_reads_what_was_kept(folder, tmp_path):
         [
             *(sys.executable, "-m", "triptych", "train", str(folder / "tiny.vlm"), *sets),
             *("--stage", "sft", "--weights", "fresh", "--out", str(out), "--save-every", "2"),
-            *("--data", f"pictures={folder / 'pictures.json'}"),
+            *("--data", f"pictures={folder / 'pictures.json'}", "--backend", "eager"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

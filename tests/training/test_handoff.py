@@ -9,12 +9,16 @@ from safetensors.torch import load_file
 from triptych.backends import checkpoint
 from triptych.backends.headers import WeightsError
 from triptych.backends.job import job_from
-from triptych.backends.training import Options, Silence, completed, train
+from triptych.backends.listening import Silence
+from triptych.backends.options import Options
+from triptych.backends.training import completed
 from triptych.blocks.lora import AdaptedLinear
 from triptych.compiler.lower import lower
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 ADAPTED = (
     "joint.train=[lora(lm.blocks.attn, rank: 4, alpha: 8), merger]",

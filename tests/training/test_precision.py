@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from triptych.backends.data import open_source
+from triptych.backends.listening import Silence
+from triptych.backends.options import Options
 from triptych.backends.samples import Samples
-from triptych.backends.training import Options, Silence, completed, overridden, train
+from triptych.backends.training import completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 MIXED = "joint.precision=[f32(vit), f32(merger), bf16(lm)]"
 WANTED = {"vit": torch.float32, "merger": torch.float32, "lm": torch.bfloat16}

@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from triptych.backends import checkpoint
-from triptych.backends.training import Options, train
+from triptych.backends.options import Options
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 STEPS = 12
 STAGES = ("vision", "joint", "sft")
-OPTIONS = Options(steps=STEPS, workers=2, save_every=4)
+OPTIONS = Options(steps=STEPS, workers=2, save_every=4, backend="eager")
 
 
 def data(folder):
@@ -31,7 +33,7 @@ def command(folder, out, *more, recipe="tiny"):
     first, second = data(folder)
     return [
         *("train", str(folder / f"{recipe}.vlm"), "--out", str(out)),
-        *("--data", first, "--data", second),
+        *("--data", first, "--data", second, "--backend", "eager"),
         *("--steps", str(STEPS), "--save-every", "4", "--workers", "2", *more),
     ]
 

@@ -15,14 +15,17 @@ from triptych.backends import checkpoint, training
 from triptych.backends.checkpoint import Progress
 from triptych.backends.data import DataError, open_source
 from triptych.backends.gradients import threads
+from triptych.backends.options import Options
 from triptych.backends.resources import ResourceError
 from triptych.backends.samples import Samples
-from triptych.backends.training import Options, TrainingError, completed, share_done, train
+from triptych.backends.training import TrainingError, completed, share_done
 from triptych.backends.training_stage import StageRun
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.dsl.kinds import Amount
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 STAGES = ("vision", "joint", "sft")
 

@@ -9,10 +9,12 @@ import pytest
 
 from triptych.backends.data import open_source
 from triptych.backends.samples import Samples
-from triptych.backends.training import completed, train
+from triptych.backends.training import completed
 from triptych.blocks.input.truncation import CutError
 from triptych.compiler.pipeline import for_training
 from triptych.dsl.load import load_recipe
+
+from .eager import train
 
 PICTURE = {"type": "image", "image": "0.png"}
 
