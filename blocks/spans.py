@@ -57,7 +57,8 @@ def masked_cache(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_BTS: Tenso
 
 def cache_attention(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, span_BT2: Tensor) -> Tensor:
     """What the operator computes."""
-    mask_BTS = span_mask(*span_BT2.unbind(-1), k_BKSD.shape[2])
+    first_BT, last_BT = span_BT2.unbind(-1)
+    mask_BTS = span_mask(first_BT, last_BT, k_BKSD.shape[2])
     return masked_cache(q_BHTD, k_BKSD, v_BKSD, mask_BTS).contiguous()
 
 

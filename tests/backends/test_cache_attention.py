@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from triptych.backends import native
 from triptych.backends.exporting import exported
+from triptych.backends.probe import probe
 from triptych.blocks.language.attention import cache_span
 from triptych.blocks.language.query_decoder import cached_prefix_span
 from triptych.blocks.operators import attend, lowering, seen
@@ -42,8 +44,9 @@ def numbers(*sizes, dtype, seed=0):
     return torch.randn(sizes, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def given(batch, heads, shared, length, slots, width, first, start, dtype):
+def given(sizes, dtype):
     """Queries, a cache whose slots behind them hold no numbers, and what is seen of it."""
+    batch, heads, shared, length, slots, width, first, start = sizes
     q = numbers(batch, length, heads, width, dtype=dtype).transpose(1, 2)
     k, v = (numbers(batch, shared, slots, width, dtype=dtype, seed=seed) for seed in (1, 2))
     for kept in (k, v):
@@ -60,7 +63,7 @@ def exact(q, k, v, span):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_the_kernel_reads_what_is_seen(sizes, dtype):
-    call = given(*sizes, dtype)
+    call = given(sizes, dtype)
     ours, theirs = ops.cache_attention(*call), exact(*call)
     assert ours.dtype == dtype and ours.shape == theirs.shape and ours.is_contiguous()
     off = (ours.double() - theirs).abs().max()
@@ -69,7 +72,7 @@ def test_the_kernel_reads_what_is_seen(sizes, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_no_number_and_seen_is_not_hidden(dtype):
-    q, k, v, span = given(1, 2, 1, 3, 40, 32, (0,), 20, dtype)
+    q, k, v, span = given((1, 2, 1, 3, 40, 32, (0,), 20), dtype)
     v[0, 0, 21, 5] = float("nan")
     out = ops.cache_attention(q, k, v, span)
     assert out[0, 1:, :, 5].isnan().all()
@@ -79,7 +82,7 @@ def test_what_is_no_number_and_seen_is_not_hidden(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_score_that_outweighs_all_others_is_no_overflow(dtype):
-    q, k, v, span = given(1, 2, 1, 33, 1500, 32, (0,), 1400, dtype)
+    q, k, v, span = given((1, 2, 1, 33, 1500, 32, (0,), 1400), dtype)
     k[:] = -90.0
     k[0, 0, 700] = q[:] = 90.0
     out = ops.cache_attention(q, k, v, span)
@@ -89,7 +92,7 @@ def test_a_score_that_outweighs_all_others_is_no_overflow(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["one token, parts", "two rounds of queries"])
 def test_threads_change_nothing(kind, dtype):
-    call = given(*SIZES[kind], dtype)
+    call = given(SIZES[kind], dtype)
     before = torch.get_num_threads()
     try:
         found = []
@@ -102,7 +105,7 @@ def test_threads_change_nothing(kind, dtype):
 
 
 def test_tensors_may_lie_in_any_way():
-    q, k, v, span = given(*SIZES["a head of its own"], torch.float32)
+    q, k, v, span = given(SIZES["a head of its own"], torch.float32)
     whole = ops.cache_attention(q, k, v, span)
     apart = [torch.stack((x, x), dim=-1)[..., 0] for x in (q, k, v, span)]
     assert torch.equal(ops.cache_attention(*apart), whole)
@@ -111,8 +114,8 @@ def test_tensors_may_lie_in_any_way():
 
 
 def test_the_operator_is_what_torch_asks_of_it():
-    call = given(*SIZES["a head of its own"], torch.bfloat16)
-    torch.library.opcheck(ops.cache_attention.default, [x.nan_to_num() for x in call])
+    call = given(SIZES["a head of its own"], torch.bfloat16)
+    torch.library.opcheck(ops.cache_attention.default, tuple(x.nan_to_num() for x in call))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_the_operator_is_what_torch_asks_of_it():
 )
 def test_what_does_not_fit_is_refused(change, says):
     with pytest.raises(RuntimeError, match=says):
-        ops.cache_attention(*change(*given(1, 2, 1, 3, 40, 32, (4,), 20, torch.bfloat16)))
+        ops.cache_attention(*change(*given((1, 2, 1, 3, 40, 32, (4,), 20), torch.bfloat16)))
 
 
 def test_queries_of_a_picture_see_one_another_and_the_text_what_stands_before_it():
@@ -163,3 +166,20 @@ def test_a_method_holds_no_mask_of_its_cache(recipe, method):
     held = [node.meta["val"] for node in graph.nodes if "val" in node.meta]
     masks = [x for x in held if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
     assert not any(x.dim() > 2 and x.shape[-1] != 1 for x in masks)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"batch": 3}, {"batch": 1, "length": 7}], ids=["decode", "prefill"]
+)
+def test_a_cache_is_written_in_place(tiny_job, artefact, sizes):
+    """torch's compiler makes a copy of what some operators write into, and copies it back."""
+    name = "prefill" if "length" in sizes else "decode"
+    given = probe(tiny_job.methods[name], tiny_job.limits, tiny_job.tokens, slots=480, **sizes)
+    artefact.executable.run(name, given)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        artefact.executable.run(name, given)
+    (cache,) = {given[cache].nbytes for cache in tiny_job.methods[name].caches}
+    assert seen.profiler is not None and seen.profiler.kineto_results is not None
+    events = seen.profiler.kineto_results.events()
+    made = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert max(made) > 0 and cache not in made
