@@ -89,6 +89,20 @@ def test_a_score_that_outweighs_all_others_is_no_overflow(dtype):
     assert torch.equal(out, v[0, 0, 700].expand_as(out))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "queries", "share"),
+    [(torch.bfloat16, 1, 0.5), (torch.bfloat16, 2, 0.522), (torch.float32, 1, 0.522)],
+)
+def test_scores_of_one_token_are_rounded_as_a_product_is(dtype, queries, share):
+    """256 and 256.5 are one number in bfloat16."""
+    q, k = torch.zeros(1, 1, queries, 32, dtype=dtype), torch.zeros(1, 1, 2, 32, dtype=dtype)
+    q[..., 0], q[..., 1] = 16, 1
+    k[..., 0], k[0, 0, 1, 1] = 16, 0.5
+    v = torch.tensor([0.0, 1.0], dtype=dtype)[None, None, :, None].expand_as(k)
+    out = ops.cache_attention(q, k, v, torch.tensor([0, 1]).expand(1, queries, 2))
+    assert (out.double() - share).abs().max() < 2e-3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["one token, parts", "two rounds of queries"])
 def test_threads_change_nothing(kind, dtype):
