@@ -52,7 +52,7 @@ class CompiledMethod:
         self._ones.add(frozenset(ones))
         before, began = self.graphs, time.perf_counter()
         # Sizes that are equal in the first batch need not be so in the next.
-        with shapes.patch(use_duck_shape=False):
+        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made at import
             outputs = self._run(taken)
         if self.graphs > before:
             self.seconds += time.perf_counter() - began
