@@ -58,8 +58,8 @@ def in_few_bits(
     if few and not util.find_spec("torchao"):
         raise RoundingError(
             f"{len(few)} weights are made in few bits of those in your files by torchao, which is "
-            "not installed here: pip install torchao; or, where it is, `triptych compile ARTEFACT "
-            "--weights PATH --out NEW` makes an artefact that has them inside"
+            "not installed here: pip install torchao, or keep them inside, by `triptych compile` "
+            "where it is"
         )
     found = dict[str, Tensor]()
     changed = dict[str, Rounding]()

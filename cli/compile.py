@@ -297,8 +297,11 @@ def _say(artefact: Artefact, seconds: float) -> None:
     elif weights.kind == "none":
         click.echo("It has no weights yet: run it with --weights PATH.")
     if manifest.quantized and weights.kind != "inside":
-        again = f"triptych compile {artefact.folder} --weights PATH --out NEW"
+        once = {
+            "none": f"`triptych compile {artefact.folder} --weights PATH --out NEW`",
+            "linked": "a compilation without --link",
+        }[weights.kind]
         click.echo(
-            f"Each start rounds {len(manifest.quantized)} weights to few bits; `{again}` does so "
-            "once, and keeps them inside."
+            f"Each start rounds {len(manifest.quantized)} weights to few bits; {once} "
+            "does so once, and keeps them inside."
         )
