@@ -186,9 +186,12 @@ def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    *masked: Any,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
     scale: float | None = None,
-    **shared: Any,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """Attention whose values are as wide as its keys, and that behind a mask in steps of 8 where
     numbers have 2 bytes, as TensorRT has it: zeros fill them up."""
@@ -198,7 +201,9 @@ def _attend(
     if wide > k.shape[-1]:
         scale = k.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (_filled(x, wide) for x in (q, k, v))
-    out = functional.scaled_dot_product_attention(q, k, v, *masked, scale=scale, **shared)
+    out = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
     return out if width == wide else out[..., :width]
 
 

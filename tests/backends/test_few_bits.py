@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from triptych.backends import few_bits
 from triptych.backends.artefact import Artefact
 from triptych.backends.bindings import parameters_of
 from triptych.backends.few_bits import whole
@@ -105,7 +104,7 @@ def test_they_are_rounded_from_the_precision_of_their_part(bare, tiny_job):
 
 
 def test_without_what_rounds_them_it_is_said_what_to_do(bare, published, monkeypatch):
-    monkeypatch.setattr(few_bits.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         ArtefactError, match=r"18 weights are made in few bits .* pip install torch"
     ):

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.nn import functional
 
 from triptych.backends import tensorrt
 from triptych.backends.base import BackendError, Limit, Method, MissingError, Port
 from triptych.backends.coverage import KEPT, converters, covered, known_here
 from triptych.backends.eager import Eager
 from triptych.backends.engine_build import request, settings
-from triptych.backends.engine_programs import binding_names, engine_limits, profile
+from triptych.backends.engine_programs import _attend, binding_names, engine_limits, profile
 from triptych.backends.engines import Binding, Engine, StaleCacheError, require_aliases
 from triptych.backends.evidence import evidence
 from triptych.backends.from_job import FromJob
 from triptych.backends.generation import Session
 from triptych.backends.job import job
 from triptych.backends.manifest import ArtefactError
+from triptych.backends.probe import difference
 from triptych.backends.repeated import rounds
 from triptych.backends.tensorrt import TensorRT
 from triptych.cli.compile import compile_command
@@ -81,6 +83,21 @@ def test_what_a_converter_would_refuse_takes_another_form(recipe, name, gone):
     sizes = engine_limits(small.limits, small.spec, 1, None)
     state, eager = small.lowered.module.state_dict(), Eager().compile(small)
     assert gone not in operators_of_program(FromJob(small), state, eager, sizes, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("width", "values"), [(12, 12), (12, 10), (16, 16), (20, 20)])
+def test_heads_of_any_width_are_filled_up(width, values, dtype):
+    """The builder refuses other widths in 16 bits; `test_engines` builds a model that has them."""
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 4, 5, width, dtype=dtype), torch.randn(1, 2, 9, width, dtype=dtype)
+    v = torch.randn(1, 2, 9, values, dtype=dtype)
+    mask = torch.rand(1, 1, 5, 9) > 0.3
+    mask[..., 0] = True
+    theirs = functional.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+    ours = _attend(q, k, v, mask, enable_gqa=True)
+    assert ours.shape == theirs.shape
+    assert difference({"y": ours}, {"y": theirs}) < torch.finfo(dtype).eps * 4
 
 
 def test_every_cache_is_an_input_and_an_output(tiny_job):
