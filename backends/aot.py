@@ -27,12 +27,13 @@ from .base import Executable, Missing
 from .exporting import Arguments, arguments, in_form
 from .manifest import Target
 from .packing import Origin, Progress, State, compared, finish, processor, silent, writing
-from .toolchain import cache_folder, code_in, compiler_version, missing_compiler
+from .toolchain import ROUNDING, cache_folder, code_in, compiler_version, missing_compiler
 
 if TYPE_CHECKING:
     from .job import Job
 
 OPTIONS: dict[str, Any] = {
+    **ROUNDING,
     "aot_inductor.package": True,
     # The wrapper only calls kernels; optimising it costs seconds and gains nothing measurable.
     "aot_inductor.compile_wrapper_opt_level": "O0",

@@ -27,7 +27,7 @@ from . import native
 from .base import Executable, Method, Missing
 from .exporting import compiled_forms
 from .job import Job
-from .toolchain import cache_folder, code_in, missing_compiler
+from .toolchain import ROUNDING, cache_folder, code_in, missing_compiler
 
 Bucket: TypeAlias = tuple[str, tuple[tuple[str, int], ...]]
 """A method, and the sizes that are fixed in it."""
@@ -98,7 +98,7 @@ class InductorExecutable(Executable):
             self.graphs[bucket] += 1
             from torch._inductor.compile_fx import compile_fx
 
-            return compile_fx(graph, example)
+            return compile_fx(graph, example, config_patches=ROUNDING)
 
         # Buckets share the code of `MethodModule.forward`; isolated, none counts against another.
         compiled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = torch.compile(  # type: ignore[call-overload]

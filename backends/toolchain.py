@@ -1,4 +1,4 @@
-"""What compiles C++ on this machine, and where compiled code is kept between runs."""
+"""What compiles C++ on this machine, how its code rounds, and where that is kept between runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .base import Missing
+
+ROUNDING: dict[str, Any] = {"emulate_precision_casts": True}
+"""Options of Inductor by which operations in bfloat16 that it fuses are each rounded, as in eager:
+answers are eager's then, token by token, and nothing takes longer (docs/architecture.md)."""
 
 
 def missing_compiler(backend: str) -> Missing | None:

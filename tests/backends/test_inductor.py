@@ -80,7 +80,7 @@ def test_blocks_that_repeat_are_compiled_once(monkeypatch, tmp_path):
     ours, theirs = Inductor(tmp_path).compile(deep), Eager().compile(deep)
     kinds: dict[str, Counter[object]] = {}
 
-    def looked_at(graph, example):
+    def looked_at(graph, example, config_patches):
         calls = [node.args[0].target for node in graph.graph.nodes if "invoke" in node.name]
         kinds[method] = Counter(calls)
         return graph.forward
