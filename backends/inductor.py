@@ -80,7 +80,7 @@ class InductorExecutable(Executable):
         with lowering(kv_update="indexed", **compiled_forms(method.name)), compiled_once():
             if bucket in self._compiled:
                 return self._compiled[bucket](inputs)
-            self._compiled[bucket] = self._made(bucket, self._modules[method.name])
+            self._compiled[bucket] = self._made(bucket, method, self._modules[method.name])
             for name, port in method.inputs.items():
                 for dim, size in enumerate(port.sizes):
                     if isinstance(size, str) and size not in fixed:
@@ -92,16 +92,36 @@ class InductorExecutable(Executable):
         return name == "slots" or (name == "batch" and size == 1)
 
     def _made(
-        self, bucket: Bucket, module: nn.Module
+        self, bucket: Bucket, method: Method, module: nn.Module
     ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+        equal = _equal_sizes(method)
+
+        def sized(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            # What torch finds out inside a stretch that is compiled once, its code does not know.
+            for name, dim, first, first_dim in equal:
+                torch._check(inputs[name].shape[dim] == inputs[first].shape[first_dim])
+            made: dict[str, Tensor] = module(inputs)
+            return made
+
         def counted(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
             self.graphs[bucket] += 1
             from torch._inductor.compile_fx import compile_fx
 
             return compile_fx(graph, example, config_patches=ROUNDING)
 
-        # Buckets share the code of `MethodModule.forward`; isolated, none counts against another.
+        # Buckets share the code of `sized`; isolated, none counts against another.
         compiled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = torch.compile(  # type: ignore[call-overload]
-            module, backend=counted, fullgraph=True, dynamic=False, isolate_recompiles=True
+            sized, backend=counted, fullgraph=True, dynamic=False, isolate_recompiles=True
         )
         return compiled
+
+
+def _equal_sizes(method: Method) -> list[tuple[str, int, str, int]]:
+    """Dimensions of inputs, each with an earlier one that is of the same size."""
+    first: dict[str, tuple[str, int]] = {}
+    equal = []
+    for name, port in method.inputs.items():
+        for dim, size in enumerate(port.sizes):
+            if isinstance(size, str) and first.setdefault(size, (name, dim)) != (name, dim):
+                equal.append((name, dim, *first[size]))
+    return equal
