@@ -22,7 +22,7 @@ class AheadStep:
     `before` are the methods of what is frozen, in order. `state` has AdamW's moments, and the
     masters of weights that are not float32 themselves: `NAME/exp_avg`, `NAME/exp_avg_sq`,
     `NAME/master`. It is moved in place, as the parameters of `code` are. The first batch is also
-    computed by eager, which `foresee` does.
+    computed by eager, which `foresee` does; `dtype` is the coarsest that any part computes in.
     """
 
     def __init__(
@@ -32,11 +32,13 @@ class AheadStep:
         state: Mapping[str, Tensor],
         trained: Mapping[str, Tensor],
         foresee: Callable[[Shards], Foreseen],
+        dtype: torch.dtype,
     ) -> None:
         self._code = code
         self._before = tuple(before)
         self._state = dict(state)
-        self._dtypes = {name: one.dtype for name, one in trained.items()}
+        self._trained = tuple(trained)
+        self._dtype = dtype
         self._foresee: Callable[[Shards], Foreseen] | None = foresee
         self._sums: dict[str, Tensor] = {}
         if "gradients" in code.methods:
@@ -61,8 +63,8 @@ class AheadStep:
             self._foresee = None
         losses, norm = self._run(shards, scales)
         if foreseen is not None:
-            moments = {name: self._state[f"{name}/exp_avg"] for name in self._dtypes}
-            foreseen.expect(losses["loss"], norm, moments, self._dtypes)
+            moments = {name: self._state[f"{name}/exp_avg"] for name in self._trained}
+            foreseen.expect(losses["loss"], norm, moments, self._dtype)
         return losses, norm
 
     def _run(self, shards: Shards, scales: Tensor) -> tuple[dict[str, float], float]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from .base import BackendError
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 5e-2}
-"""How far the first step may be from eager: the loss and the norm as a share of themselves, a
-gradient as a share of its largest number."""
-FAINT = 1e-3
-"""Gradients that are smaller than this share of the largest of all are held against that share."""
+"""How far the first step may be from eager, by the coarsest numbers that are computed with: loss
+and norm as a share of themselves, a gradient as a share of its largest number."""
+FAINT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 1e-2}
+"""Gradients that are smaller than this share of the largest of all are held against that share: the
+smallest may be nothing but rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,24 @@ class Foreseen:
         loss: float,
         norm: float,
         found: Mapping[str, Tensor],
-        dtypes: Mapping[str, torch.dtype],
+        dtype: torch.dtype,
     ) -> None:
-        """BackendError where a compiled step has found something else. `dtypes` are what the
-        weights are computed in."""
+        """BackendError where a compiled step has found something else. `dtype` is the coarsest that
+        any part computes in: gradients come through all of them."""
         if not math.isfinite(self.loss + self.norm):
             return  # the run stops at such a batch, and says so
-        coarsest = max(TOLERANCE[dtype] for dtype in dtypes.values())
+        tolerance = TOLERANCE[dtype]
         for what, one, wanted in (
             ("loss", loss, self.loss),
             ("norm of the gradient", norm, self.norm),
         ):
-            if not abs(one - wanted) <= coarsest * max(abs(wanted), 1e-6):
+            if not abs(one - wanted) <= tolerance * max(abs(wanted), 1e-6):
                 raise _differs(f"the {what} is {one:.6g}, and {wanted:.6g}")
         largest = max(one.abs().max().item() for one in self.gradients.values())
         for name, gradient in self.gradients.items():
-            scale = max(gradient.abs().max().item(), FAINT * largest)
+            scale = max(gradient.abs().max().item(), FAINT[dtype] * largest)
             off = (found[name] - gradient).abs().max().item()
-            if not off <= TOLERANCE[dtypes[name]] * scale:
+            if not off <= tolerance * scale:
                 raise _differs(f"the gradient of {name} is off by {off:.2g}, of {scale:.2g}")
 
 

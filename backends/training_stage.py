@@ -93,6 +93,7 @@ class StageRun:
         self._limit = optim.clip
         self._beta = optim.betas[0]
         self._gradients = Gradients(self.replicas)
+        self._dtype = PRECISIONS[coarsest(plan.settings.precision)]
         self._unseen: Gradients | None = None
         if compiled:
             self._unseen = Gradients([self._replica(program, plan, used, False, None, keys)])
@@ -103,7 +104,7 @@ class StageRun:
             if "prefix" in made.methods:
                 methods["prefix"] = partial(made.run, "prefix")
             self._ahead = AheadStep(
-                made, list(methods.values()), self._moved, self._live, self._foreseen
+                made, list(methods.values()), self._moved, self._live, self._foreseen, self._dtype
             )
 
     def step(
@@ -124,8 +125,7 @@ class StageRun:
         if self._unseen is not None:
             wanted, theirs = self._unseen.of(shards)
             foreseen = Foreseen(wanted["loss"], clip(theirs, self._limit), theirs)
-            dtypes = {name: one.dtype for name, one in self._live.items()}
-            foreseen.expect(losses["loss"], norm, gradients, dtypes)
+            foreseen.expect(losses["loss"], norm, gradients, self._dtype)
             self._unseen = None  # and its memory
         _expect_finite(losses["loss"], norm)
         self.optimizer.step(gradients, rate)

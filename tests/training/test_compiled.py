@@ -144,9 +144,9 @@ def command(folder, out):
     ]
 
 
-def started(folder, out):
+def started(folder, out, *more):
     return subprocess.Popen(
-        [sys.executable, "-m", "triptych", *command(folder, out)],
+        [sys.executable, "-m", "triptych", *command(folder, out), *more],
         cwd=out.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -184,10 +184,9 @@ def test_killed_and_resumed_it_finds_its_code_and_ends_with_the_same_bits(
 ):
     _, weights, cache = compiled
     monkeypatch.setenv("TRIPTYCH_CACHE", str(cache))
-    made = set(cache.rglob("*.so"))
     out = tmp_path / "out"
     process = started(folder, out)
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 300
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < 6:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -195,7 +194,12 @@ def test_killed_and_resumed_it_finds_its_code_and_ends_with_the_same_bits(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert checkpoint.checkpoints(out)[-1].progress.step in (4, 8)
-    _, resumed = run(folder, out, resume=True)
+    made = set(cache.rglob("*.so"))
+    process = started(folder, out, "--resume")
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    (saved,) = [line for line in told.splitlines() if line.startswith("weights")]
+    resumed = load_file(saved.removeprefix("weights").strip())
     assert all(torch.equal(resumed[name], weight) for name, weight in weights.items())
     assert set(cache.rglob("*.so")) == made
 
