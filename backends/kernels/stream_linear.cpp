@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "bfloat16.h"
 #include "many_rows.h"
 
 #ifdef __AVX512VNNI__
@@ -33,6 +34,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using triptych::narrowed;
+using triptych::widened;
 
 constexpr int64_t LINE = 64;        // bytes of a row that are taken in one step: a cache line
 constexpr int64_t AHEAD = 1024;     // bytes between what is read and what is asked for
@@ -50,17 +53,6 @@ Value load(const void* from) {
   Value value;
   std::memcpy(&value, from, sizeof value);
   return value;
-}
-
-float widened(uint16_t bfloat16) {
-  const uint32_t bits = uint32_t(bfloat16) << 16;
-  return load<float>(&bits);
-}
-
-uint16_t narrowed(float value) {
-  const uint32_t bits = load<uint32_t>(&value);
-  if (value != value) return 0x7fc0;
-  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // to the nearest, ties to even
 }
 
 // body(0), body(1), ... with constants, so that what it indexes can stay in registers.

@@ -6,6 +6,7 @@
 // are asked for from memory while these are multiplied, and what was summed is written out then.
 
 #include "activations.h"
+#include "bfloat16.h"
 #ifdef TRIPTYCH_TILES
 
 namespace triptych {

@@ -35,10 +35,6 @@ inline bool tiles_granted() {
 // The compiler knows not what the tile instructions read: what was stored before must be in memory.
 inline void settle() { asm volatile("" ::: "memory"); }
 
-inline float widened(bf16 number) {
-  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(int32_t(uint32_t(number) << 16))));
-}
-
 // While it lives, all tile registers of this thread have 16 rows of 64 bytes.
 struct Tiles {
   Tiles() {

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "bfloat16.h"
+
 namespace triptych {
 
 typedef float Lanes __attribute__((vector_size(64)));
@@ -21,18 +23,7 @@ constexpr int64_t LANE_COUNT = 16;
 
 inline float as_float(float number) { return number; }
 
-inline float as_float(uint16_t bfloat16) {
-  const uint32_t bits = uint32_t(bfloat16) << 16;
-  float number;
-  std::memcpy(&number, &bits, sizeof number);
-  return number;
-}
-
-inline uint16_t narrowed(float number) {  // to the nearest, ties to even
-  uint32_t bits;
-  std::memcpy(&bits, &number, sizeof bits);
-  return number == number ? uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) : 0x7fc0;
-}
+inline float as_float(uint16_t bfloat16) { return widened(bfloat16); }
 
 inline void store(float* to, float number) { *to = number; }
 inline void store(uint16_t* to, float number) { *to = narrowed(number); }
