@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +30,7 @@ from triptych.dsl.load import load_recipe
 from triptych.dsl.recipe import Recipe
 
 from .eager import train
+from .killing import kill_after
 
 BATCHES = ((0, 4), (4, 10), (3, 4), (10, 18))
 """Samples of each step; one alone too."""
@@ -224,13 +223,7 @@ def test_trains_as_eager_and_ends_with_the_same_bits_after_a_kill(
         text=True,
     )
     metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 6:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_after(process, metrics, 6)
     assert not (out / "weights.safetensors").exists()
     _, resumed = run(small, folder, out, backend="aot", artefacts=(artefact,))
     assert all(torch.equal(resumed[name], weight) for name, weight in weights.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -27,6 +26,8 @@ from triptych.cli.main import cli
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import plan
 from triptych.dsl.load import load_recipe
+
+from .killing import kill_after
 
 BATCHES = ((0, 4), (4, 10), (10, 20))
 """Samples of each batch; at least two, as a batch of one has a graph of its own."""
@@ -186,13 +187,8 @@ def test_killed_and_resumed_it_finds_its_code_and_ends_with_the_same_bits(
     monkeypatch.setenv("TRIPTYCH_CACHE", str(cache))
     out = tmp_path / "out"
     process = started(folder, out)
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 300
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 6:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    metrics = out / "metrics.jsonl"
+    kill_after(process, metrics, 6)
     assert checkpoint.checkpoints(out)[-1].progress.step in (4, 8)
     made = set(cache.rglob("*.so"))
     process = started(folder, out, "--resume")

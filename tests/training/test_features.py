@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,6 +19,7 @@ from triptych.compiler.pipeline import for_training
 from triptych.dsl.load import load_recipe
 
 from .eager import train
+from .killing import kill_after
 
 EPOCHS = 2
 PICTURES = 24
@@ -169,13 +168,8 @@ def test_killed_and_resumed_it_reads_what_was_kept(folder, tmp_path):
         text=True,
         cwd=tmp_path,
     )
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 60
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    metrics = out / "metrics.jsonl"
+    kill_after(process, metrics, 4)
     (out / "features" / files(out)[0].parts[-3] / "ab").mkdir(exist_ok=True)
     torn = out / "features" / files(out)[0].parts[-3] / "ab" / ".half.safetensors.1.1"
     torn.write_bytes(b"half")
