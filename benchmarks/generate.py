@@ -15,7 +15,7 @@ thread: its own processor time is then the clock (benchmarks/limits.py).
     python benchmarks/generate.py --size small --backend aot --backend inductor
     python benchmarks/generate.py --size 2b --keep build/2b --compile-only
     python benchmarks/generate.py --size 2b --keep build/2b
-    python benchmarks/generate.py --size 2b --keep build/2b --quantize "int8(lm)"
+    python benchmarks/generate.py --size 2b --keep build/2b --quantize "int8(lm.blocks)"
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="rounds, whose medians are printed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--quantize", metavar="WHAT", help="as a recipe says it, `int8(lm)`: without the peer"
+        "--quantize",
+        metavar="WHAT",
+        help="as a recipe says it, `int8(lm.blocks)`: without the peer",
     )
     parser.add_argument("--keep", type=Path, help="a folder for compiled code, found there again")
     parser.add_argument("--compile-only", action="store_true", help="fill that folder, and stop")
