@@ -53,7 +53,7 @@ class AheadStep:
         """The losses by name, and the gradient's norm; where one of them is infinite or no number,
         nothing has moved. `scales` is what `Optimizer.scales` gives.
 
-        BackendError when the first step is not what eager makes of it.
+        StepError when the first step is not what eager makes of it.
         """
         foreseen = None
         if self._foresee is not None:

@@ -6,7 +6,6 @@ first one comes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,12 +20,11 @@ from .gradients import Method
 class CompiledMethod:
     """A method of a stage; what it yields knows the way back to what is trained.
 
-    `graphs` counts what was compiled. `seconds` is how long the calls took that had to compile.
+    `graphs` counts what was compiled.
     """
 
     def __init__(self, method: MethodModule) -> None:
         self.graphs = 0
-        self.seconds = 0.0
         self._ones: set[frozenset[str]] = set()
         self._signature = method.signature
         # Not `dynamic=True`: that takes numbers such as a temperature for variables too, finds out
@@ -50,13 +48,9 @@ class CompiledMethod:
                     if taken[name].shape[dim] == 1:
                         ones.add(str(size))
         self._ones.add(frozenset(ones))
-        before, began = self.graphs, time.perf_counter()
         # Sizes that are equal in the first batch need not be so in the next.
         with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made at import
-            outputs = self._run(taken)
-        if self.graphs > before:
-            self.seconds += time.perf_counter() - began
-        return outputs
+            return self._run(taken)
 
     @property
     def recompiles(self) -> int:

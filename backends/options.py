@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from . import backend
 from .base import Missing, MissingError
+
+Backend: TypeAlias = Literal["eager", "inductor", "aot"]
+"""How a step can be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Options:
     batch: int | None = None
     precision: Literal["bf16", "f32"] | None = None
     seed: int | None = None
-    backend: Literal["eager", "inductor", "aot"] | None = None
+    backend: Backend | None = None
     """None is `aot` where there are `artefacts`, and else `inductor`, or `eager` on a machine that
     cannot compile."""
     artefacts: tuple[Path, ...] = ()
@@ -37,17 +40,32 @@ class Options:
     """Checkpoints that are kept beside the end of each stage."""
 
 
-def with_backend(options: Options) -> tuple[Options, Missing | None]:
-    """The options with a backend that this machine has, and what it lacks for the one that a run
-    takes unless told otherwise.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How the steps of a run are computed."""
 
-    MissingError when it lacks something for a backend that was asked for.
-    """
-    if options.artefacts and options.backend is None:
-        return replace(options, backend="aot"), None
-    missing = backend(options.backend or "inductor").missing()
-    if options.backend is None:
-        return replace(options, backend="eager" if missing else "inductor"), missing
-    if missing and not options.artefacts:
-        raise MissingError(str(missing))
-    return options, None
+    backend: Backend
+    asked: bool
+    """Whether somebody asked for that. If not, eager takes over where a step cannot be compiled."""
+    lacking: Missing | None = None
+    """What this machine lacks for the backend that a run takes unless told otherwise."""
+
+    @classmethod
+    def of(cls, options: Options) -> Choice:
+        """What the options come to on this machine.
+
+        MissingError when it lacks something for a backend that was asked for.
+        """
+        if options.artefacts and options.backend is None:
+            return cls("aot", asked=True)
+        missing = backend(options.backend or "inductor").missing()
+        if options.backend is None:
+            return cls("eager" if missing else "inductor", asked=False, lacking=missing)
+        if missing and not options.artefacts:
+            raise MissingError(str(missing))
+        return cls(options.backend, asked=True)
+
+    def for_stage(self, begun: Backend | None) -> Backend:
+        """How a stage is computed that was `begun` so: unless told otherwise, it goes on as it was
+        begun."""
+        return self.backend if self.asked or self.lacking or begun is None else begun

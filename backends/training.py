@@ -8,16 +8,13 @@ is cut off at any moment and resumed ends with the same bits as one that was not
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -40,14 +37,16 @@ from .data import Bad, Mixture, Source, bind, open_source
 from .drops import Drops
 from .features import Store
 from .feed import Ahead, Feed
+from .foreseen import StepError
 from .gradients import threads
 from .listening import Listener, Silence
 from .optim import Schedule
-from .options import Options, with_backend
+from .options import Backend, Choice, Options
 from .predictions import predict
 from .report import BadFile, Metrics, MetricsFile, Page, StageRow, curves, write_report
 from .resources import resources
 from .samples import PairSamples, Samples
+from .stopping import Stop, finishing_the_step
 from .toolchain import cache_folder, code_in
 from .training_stage import Code, NotFiniteError, StageRun
 
@@ -109,7 +108,8 @@ def train(
     Raises TrainingError, DataError, ResourceError or CheckpointError with what to do about it,
     RecipeError when the recipe is wrong, and StoppedError after Ctrl-C.
     """
-    options, lacking = with_backend(options or Options())
+    options = options or Options()
+    choice = Choice.of(options)
     recipe = overridden(recipe, options)
     chosen = _chosen(recipe, stages)
     drawn = {name: list(stage.data.shares) for name, stage in recipe.stages.items()}
@@ -126,7 +126,7 @@ def train(
         raise TrainingError(f"{out} holds a run: go on with --resume, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = keep_vocabulary(recipe, where, out)
-    with _finishing_the_step() as stop:
+    with finishing_the_step() as stop:
         walk = _Walk(
             recipe=recipe,
             plan=plan(recipe),
@@ -136,12 +136,13 @@ def train(
             out=out,
             start=weights,
             options=options,
+            choice=choice,
             force=force,
             listener=listener or Silence(),
             stop=stop,
         )
-        if lacking:
-            walk.notice(f"steps are not compiled here, and take longer: {lacking}")
+        if choice.lacking:
+            walk.notice(f"steps are not compiled here, and take longer: {choice.lacking}")
         for name in chosen:
             end = walk.stage(name, last=name == chosen[-1])
     return walk.finish(chosen, end, shown)
@@ -164,6 +165,7 @@ def settings(
     recipe: Recipe,
     stage: str,
     options: Options,
+    backend: Backend,
     vocabulary: str,
     sources: Mapping[str, Source],
 ) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def settings(
         stage: used.model_dump(mode="json", by_alias=True),
         "vocabulary": vocabulary,
         "workers": options.workers,
-        "backend": options.backend,
+        "backend": backend,
         "device": options.device,
         "data": {name: sources[name].digest for name in used.data.shares},
     }
@@ -230,9 +232,10 @@ class _Walk:
         out: Path,
         start: Mapping[str, Tensor] | None,
         options: Options,
+        choice: Choice,
         force: bool,
         listener: Listener,
-        stop: _Stop,
+        stop: Stop,
     ) -> None:
         self._recipe = recipe
         self._plan = plan
@@ -242,6 +245,7 @@ class _Walk:
         self._out = out
         self._start = start
         self._options = options
+        self._choice = choice
         self._force = force
         self._listener = listener
         self._stop = stop
@@ -252,19 +256,23 @@ class _Walk:
     def stage(self, name: str, *, last: bool) -> Checkpoint:
         """Train one stage to its end, from its own checkpoint if there is one."""
         stage = self._recipe.stages[name]
-        said = settings(self._recipe, name, self._options, self._vocabulary, self._sources)
         program = for_training(self._recipe, name)
         own = self._newest(name)
+        begun = own.manifest.settings["backend"] if own else None
+        backend = self._choice.for_stage(begun)
+        said = settings(self._recipe, name, self._options, backend, self._vocabulary, self._sources)
         if own:
             self._expect_same(own, said)
             if own.progress.finished:
                 self.notice(f"{name} is done already, after {own.progress.step:,} steps")
                 return own
+            if backend != self._choice.backend:
+                self.notice(f"{name} goes on by {backend}, as it was begun")
             weights, state, progress = own.weights(), own.optimizer(), own.progress
         else:
             weights, state = self._entry(name, program)
             progress = Progress(stage=name)
-        compiled, ahead = (self._options.backend == one for one in ("inductor", "aot"))
+        compiled, ahead = (backend == one for one in ("inductor", "aot"))
         compares = "pairs" in program.spec
         workers = 1 if compares or ahead else self._options.workers
         if workers < self._options.workers:
@@ -359,14 +367,15 @@ class _Walk:
         self._listener.stage(name, stage.stop, done)
         began = time.perf_counter() - progress.seconds
         waited = 0.0
-        if options.backend == "inductor":
+        if run.backend == "inductor":
             self._listener.notice(f"compiling the step of stage {name} ...")
         with Ahead(feed.batches(progress.position)) as batches, threads(len(run.replicas)):
             for batch in batches:
                 self._bad.add(batch.bad)
                 rate = schedule.rate(progress.step, done, progress.warm)
+                fed = drops.into(batch.shards, batch.position)
                 try:
-                    losses, norm = run.step(drops.into(batch.shards, batch.position), rate)
+                    losses, norm = self._step(name, run, fed, rate)
                 except NotFiniteError as error:
                     where = f"stage {name}, step {progress.step + 1}"
                     raise TrainingError(
@@ -374,7 +383,8 @@ class _Walk:
                     ) from error
                 if run.compiling > waited:
                     began += run.compiling - waited
-                    self._listener.notice(f"compiled in {run.compiling - waited:.0f} s")
+                    if run.backend == "inductor":
+                        self._listener.notice(f"compiled in {run.compiling - waited:.0f} s")
                     waited = run.compiling
                 progress = Progress(
                     stage=name,
@@ -401,6 +411,22 @@ class _Walk:
                     if finished:
                         return saved
         raise AssertionError("a feed has no end")
+
+    def _step(
+        self, name: str, run: StageRun, fed: Sequence[Mapping[str, Tensor]], rate: float
+    ) -> tuple[dict[str, float], float]:
+        """One step; eager takes over from a compiler that fails, and that nobody has asked for."""
+        try:
+            return run.step(fed, rate)
+        except StepError as error:
+            if self._choice.asked:
+                raise
+            self.notice(
+                f"{name} is trained by eager, which may take longer: {error.why}. Please report "
+                f"it; --backend {run.backend} insists on compiled steps, and stops here"
+            )
+        run.compute_by_eager()
+        return run.step(fed, rate)
 
     def finish(self, chosen: Sequence[str], end: Checkpoint, shown: Source | None) -> Result:
         """Write the weights where they are looked for, and the report."""
@@ -458,7 +484,7 @@ class _Walk:
         saved = checkpoint.save(
             self._out,
             recipe=self._recipe.name,
-            settings=said,
+            settings=said | {"backend": run.backend},
             progress=progress,
             weights=run.result() if progress.finished else run.weights,
             optimizer=run.optimizer.state(),
@@ -564,35 +590,3 @@ def _number(seed: int, name: str) -> int:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-@dataclass(slots=True)
-class _Stop:
-    """What Ctrl-C has to know, and what it has done."""
-
-    steps: bool = False
-    """Whether steps have been made that are not saved."""
-    asked: bool = False
-
-
-@contextmanager
-def _finishing_the_step() -> Iterator[_Stop]:
-    """Inside, where there are steps to save, the first Ctrl-C only asks for it; the second one, and
-    one before them, while code is compiled, interrupts as usual."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        if not stop.steps:
-            signal.raise_signal(number)
-        stop.asked = True
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

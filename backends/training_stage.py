@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..compiler.graph import Program
-from ..compiler.lower import PRECISIONS, Lowered, lower
+from ..compiler.lower import PRECISIONS, Lowered, MethodModule, lower
 from ..compiler.plan import StagePlan
 from ..compiler.precision import coarsest, of_part
 from .ahead import AheadStep
@@ -25,10 +25,15 @@ from .compiled_method import CompiledMethod
 from .features import PREFIX, Kept, Store, key_of
 from .foreseen import Foreseen
 from .gradients import Gradients, Method, Replica
+from .just_in_time import JustInTime
 from .optim import MOMENTS, Optimizer, clip
+from .options import Backend
 
 Code: TypeAlias = Callable[[Mapping[str, Tensor]], Executable]
 """Compiled methods of a stage, for the weights that they are to compute with."""
+
+Form: TypeAlias = Callable[[Mapping[str, MethodModule]], Mapping[str, Method]]
+"""What becomes of the methods of a stage before they are called."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -65,19 +70,9 @@ class StageRun:
         }
         self._live = {name: master.to(dtypes[name]) for name, master in self._masters.items()}
         used = {name: self._live.get(name, value) for name, value in weights.items()}
-        used = {name: value.to(device, dtypes[name]) for name, value in used.items()}
-        keys = {
-            name: key_of(program, name, used, device, compiled or bool(code))
-            for name in program.methods
-            if name.startswith(PREFIX)
-        }
-        if store is not None:
-            store.open(keys)
-        self._compiled: list[list[CompiledMethod]] = []
-        self.replicas = [
-            self._replica(program, plan, used, compiled, None if code else store, keys)
-            for _ in range(1 if code else workers)
-        ]
+        self._used = {name: value.to(device, dtypes[name]) for name, value in used.items()}
+        self._program, self._plan, self._device, self._store = program, plan, device, store
+        self._workers = 1 if code else workers
         self.weights = {**weights, **self._masters}
         """Every parameter as it is now: trained ones in float32, others as they were given."""
         self.optimizer = Optimizer(
@@ -89,30 +84,27 @@ class StageRun:
             spared=plan.spared,
             factors=plan.coverage.factors,
         )
-        self._adapted = program.adapted
         self._limit = optim.clip
         self._beta = optim.betas[0]
-        self._gradients = Gradients(self.replicas)
         self._dtype = PRECISIONS[coarsest(plan.settings.precision)]
-        self._unseen: Gradients | None = None
-        if compiled:
-            self._unseen = Gradients([self._replica(program, plan, used, False, None, keys)])
-        self._ahead = None
+        self._gradients: Gradients | JustInTime = Gradients(())
+        self._just_in_time: JustInTime | None = None
+        self._waited = 0.0
+        self._ahead: AheadStep | None = None
         if code:
-            made = code({name: one.contiguous() for name, one in used.items()})
-            methods = _kept(program, {n: partial(made.run, n) for n in keys}, store, keys)
-            if "prefix" in made.methods:
-                methods["prefix"] = partial(made.run, "prefix")
-            self._ahead = AheadStep(
-                made, list(methods.values()), self._moved, self._live, self._foreseen, self._dtype
-            )
+            self._compute_ahead(code)
+        elif compiled:
+            self._compute_just_in_time()
+        else:
+            self.compute_by_eager()
 
     def step(
         self, shards: Sequence[Mapping[str, Tensor]], rate: float
     ) -> tuple[dict[str, float], float]:
         """Move the trained weights once; the losses by name, and the gradient's norm.
 
-        BackendError when what is compiled makes something else of the first batch than eager does.
+        StepError when it cannot be compiled, or when what was compiled for this batch makes
+        something else of it than eager does; nothing has moved then, but ahead of time.
         NotFiniteError when there is nothing sensible to move them by; they are then left alone.
         """
         if self._ahead:
@@ -122,11 +114,6 @@ class StageRun:
             return losses, norm
         losses, gradients = self._gradients.of(shards)
         norm = clip(gradients, self._limit)
-        if self._unseen is not None:
-            wanted, theirs = self._unseen.of(shards)
-            foreseen = Foreseen(wanted["loss"], clip(theirs, self._limit), theirs)
-            foreseen.expect(losses["loss"], norm, gradients, self._dtype)
-            self._unseen = None  # and its memory
         _expect_finite(losses["loss"], norm)
         self.optimizer.step(gradients, rate)
         for name, master in self._masters.items():
@@ -137,49 +124,106 @@ class StageRun:
     def result(self) -> dict[str, Tensor]:
         """What the stage hands on: its weights, low-rank changes added to their matrices."""
         merged = dict(self.weights)
-        for name, lora in self._adapted.items():
+        for name, lora in self._program.adapted.items():
             stem = name.removesuffix(".weight")
             into, out = merged.pop(f"{stem}.lora_a"), merged.pop(f"{stem}.lora_b")
             merged[name] = merged[name].to(into) + lora.scale * (out @ into)
         return merged
 
     @property
+    def backend(self) -> Backend:
+        """How a step is computed."""
+        return "aot" if self._ahead else "inductor" if self._just_in_time else "eager"
+
+    @property
     def recompiles(self) -> int:
         """Graphs of methods beyond those that they need."""
-        return sum(one.recompiles for every in self._compiled for one in every)
+        return self._just_in_time.recompiles if self._just_in_time else 0
 
     @property
     def compiling(self) -> float:
-        """Seconds that steps have waited for a compiler: workers wait for each other."""
-        return max((sum(one.seconds for one in every) for every in self._compiled), default=0.0)
+        """Seconds that steps have waited for a compiler."""
+        return self._waited + (self._just_in_time.seconds if self._just_in_time else 0.0)
+
+    def compute_by_eager(self) -> None:
+        """Compute operation by operation, from now on."""
+        self.close()
+        self._waited, self._just_in_time = self.compiling, None
+        self.replicas = self._replicas(dict, self._keys(compiled=False))
+        self._gradients = Gradients(self.replicas)
 
     def close(self) -> None:
         """Let the workers go."""
         self._gradients.close()
 
-    def _replica(
-        self,
-        program: Program,
-        plan: StagePlan,
-        weights: Mapping[str, Tensor],
-        compiled: bool,
-        store: Store | None,
-        keys: Mapping[str, str],
-    ) -> Replica:
-        """The methods of a stage over parameters of their own, in the memory of `weights`."""
-        lowered = lowered_stage(program, plan)
+    def _compute_just_in_time(self) -> None:
+        made: list[list[CompiledMethod]] = []
+
+        def compiled(methods: Mapping[str, MethodModule]) -> dict[str, Method]:
+            own = {name: CompiledMethod(method) for name, method in methods.items()}
+            made.append(list(own.values()))
+            return dict(own)
+
+        self.replicas = self._replicas(compiled, self._keys(compiled=True))
+        self._just_in_time = JustInTime(
+            Gradients(self.replicas),
+            made,
+            lambda: Gradients([self._replica(dict)]),
+            self._dtype,
+        )
+        self._gradients = self._just_in_time
+
+    def _compute_ahead(self, code: Code) -> None:
+        keys = self._keys(compiled=True)
+        self.replicas = [self._replica(dict)]
+        self._gradients = Gradients(self.replicas)
+        made = code({name: one.contiguous() for name, one in self._used.items()})
+        methods = self._kept({name: partial(made.run, name) for name in keys}, keys)
+        if "prefix" in made.methods:
+            methods["prefix"] = partial(made.run, "prefix")
+        self._ahead = AheadStep(
+            made, list(methods.values()), self._moved, self._live, self._foreseen, self._dtype
+        )
+
+    def _keys(self, *, compiled: bool) -> dict[str, str]:
+        """The digests under which values of the parts that the stage keeps lie on the disk, where
+        what other weights or forms made is removed."""
+        keys = {
+            name: key_of(self._program, name, self._used, self._device, compiled)
+            for name in self._program.methods
+            if name.startswith(PREFIX)
+        }
+        if self._store is not None:
+            self._store.open(keys)
+        return keys
+
+    def _kept(self, methods: Mapping[str, Method], keys: Mapping[str, str]) -> dict[str, Method]:
+        """The methods; those that `keys` has are computed for what is not in the store."""
+        if self._store is None:
+            return dict(methods)
+        graphs = self._program.methods
+        return {
+            name: Kept(method, graphs[name], self._store, name, keys[name])
+            if name in keys
+            else method
+            for name, method in methods.items()
+        }
+
+    def _replicas(self, form: Form, keys: Mapping[str, str]) -> list[Replica]:
+        """One for each worker, whose methods come in this form."""
+        return [self._replica(form, keys) for _ in range(self._workers)]
+
+    def _replica(self, form: Form, keys: Mapping[str, str] | None = None) -> Replica:
+        """The methods of a stage over parameters of their own, in the memory of the weights."""
+        lowered = lowered_stage(self._program, self._plan)
         wanted = lowered.module.state_dict()
-        lowered.module.load_state_dict({name: weights[name] for name in wanted}, assign=True)
+        lowered.module.load_state_dict({name: self._used[name] for name in wanted}, assign=True)
         lowered.module.requires_grad_(False)
         trained = {
-            name: lowered.module.get_parameter(name).requires_grad_(True) for name in plan.trained
+            name: lowered.module.get_parameter(name).requires_grad_(True)
+            for name in self._plan.trained
         }
-        made: dict[str, Method] = dict(lowered.methods)
-        if compiled:
-            own = {name: CompiledMethod(method) for name, method in lowered.methods.items()}
-            self._compiled.append(list(own.values()))
-            made |= own
-        methods = _kept(program, made, store, keys)
+        methods = self._kept(form(lowered.methods), keys or {})
         before = [method for name, method in methods.items() if name != "step"]
         return Replica(methods["step"], tuple(before), trained)
 
@@ -228,17 +272,3 @@ def lowered_stage(program: Program, plan: StagePlan) -> Lowered:
 def _expect_finite(loss: float, norm: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NotFiniteError(f"the loss is {loss}, the norm of its gradient {norm}")
-
-
-def _kept(
-    program: Program, methods: Mapping[str, Method], store: Store | None, keys: Mapping[str, str]
-) -> dict[str, Method]:
-    """The methods; those that `keys` has are computed for what is not in the store."""
-    if store is None:
-        return dict(methods)
-    return {
-        name: Kept(method, program.methods[name], store, name, keys[name])
-        if name in keys
-        else method
-        for name, method in methods.items()
-    }

@@ -10,17 +10,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor import compile_fx, cpp_builder
 
 from triptych.backends import checkpoint
-from triptych.backends.base import BackendError
 from triptych.backends.data import open_source
 from triptych.backends.drops import Drops
+from triptych.backends.foreseen import StepError
 from triptych.backends.listening import Silence
 from triptych.backends.options import Options
 from triptych.backends.samples import Samples
-from triptych.backends.training import completed, train
+from triptych.backends.training import TrainingError, completed, train
 from triptych.backends.training_stage import StageRun
 from triptych.cli.main import cli
 from triptych.compiler.pipeline import for_training
@@ -42,13 +43,13 @@ SMALL = (
 )
 
 
-def batches(folder, recipe, name, program):
+def batches(folder, recipe, name, program, cuts=BATCHES):
     """Inputs of several sizes."""
     samples = Samples(program.spec, recipe.stages[name], folder)
     source = open_source(folder / ("chat.jsonl" if name == "sft" else "pictures.json"))
     ready = [samples.prepare(source.read(index)) for index in range(20)]
     drops = Drops(program.methods, "0")
-    return [drops.into(samples.collate(ready[start:end]), start) for start, end in BATCHES]
+    return [drops.into(samples.collate(ready[start:end]), start) for start, end in cuts]
 
 
 @pytest.mark.parametrize(
@@ -85,45 +86,76 @@ def test_each_method_is_one_graph_for_all_sizes(folder, base, name, monkeypatch)
     assert ours.recompiles == 0
 
 
-def test_a_step_that_differs_from_eager_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda graph, example: graph)
+def spoilt(graph, example):
+    """Makes the first gradient on the way back half as large again."""
+
+    def back(graph, example):
+        (output,) = graph.graph.find_nodes(op="output")
+        gradients = list(output.args[0])
+        place = next(n for n, one in enumerate(gradients) if one is not None)
+        with graph.graph.inserting_before(output):
+            gradients[place] = graph.graph.call_function(torch.mul, (gradients[place], 1.5))
+        output.args = (gradients,)
+        graph.recompile()
+        return graph
+
+    return aot_autograd(fw_compiler=lambda graph, example: graph, bw_compiler=back)(graph, example)
+
+
+def test_what_is_compiled_for_a_batch_is_held_against_eager_before_it_moves_anything(
+    folder, monkeypatch
+):
     recipe = load_recipe(str(folder / "tiny.vlm"), amend=SMALL)
     program, planned = for_training(recipe, "vision"), plan(recipe)["vision"]
-    shards, *_ = batches(folder, recipe, "vision", program)
-    run = StageRun(program, planned, completed({}, program, 0), compiled=True)
-    before = {name: one.clone() for name, one in run.weights.items()}
-    right = run._gradients.of
-
-    def spoilt(shards):
-        losses, gradients = right(shards)
-        gradients["merger.fc1.weight"].mul_(1.5)
-        return losses, gradients
-
-    monkeypatch.setattr(run._gradients, "of", spoilt)
-    with pytest.raises(BackendError, match=r"differs from eager: the (norm|gradient) of"):
-        run.step(shards, 1e-3)
-    assert all(torch.equal(run.weights[name], one) for name, one in before.items())
+    alone, several = batches(folder, recipe, "vision", program, ((0, 1), (4, 10)))
+    run, eager = (
+        StageRun(program, planned, completed({}, program, 0), compiled=compiled)
+        for compiled in (True, False)
+    )
+    monkeypatch.setattr(compile_fx, "compile_fx", aot_eager)
+    for one in (run, eager):
+        one.step(alone, 1e-3)
+    monkeypatch.setattr(compile_fx, "compile_fx", spoilt)
+    for one in (run, eager):
+        one.step(alone, 1e-3)
+    before = {name: one.clone() for name, one in {**run.weights, **run.optimizer.state()}.items()}
+    # A batch of one had a graph of its own.
+    with pytest.raises(StepError, match=r"differs from eager: the (norm|gradient) of"):
+        run.step(several, 1e-3)
+    after = {**run.weights, **run.optimizer.state()}
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+    run.compute_by_eager()
+    assert (run.backend, run.recompiles) == ("eager", 0)
+    (losses, norm), (wanted, bound) = (one.step(several, 1e-3) for one in (run, eager))
+    assert (losses["loss"], norm) == pytest.approx((wanted["loss"], bound), rel=1e-4)
 
 
 STEPS = 12
 
 
-class Heard(Silence):
-    """Remembers what a run tells."""
+class CutOffError(Exception):
+    """Ends a run as a kill does: nothing more is saved."""
 
-    def __init__(self):
+
+class Heard(Silence):
+    """Remembers what a run tells; cuts it off after so many steps."""
+
+    def __init__(self, steps=STEPS):
         self.losses, self.notices = [], []
+        self.steps = steps
 
     def step(self, metrics, done):
         self.losses.append(metrics.loss)
         self.rate = metrics.tokens / metrics.seconds
+        if len(self.losses) == self.steps < STEPS:
+            raise CutOffError
 
     def notice(self, text):
         self.notices.append(text)
 
 
-def run(folder, out, *, resume=False, **options):
-    heard = Heard()
+def run(folder, out, *, resume=False, heard=None, **options):
+    heard = heard or Heard()
     recipe = load_recipe(str(folder / "tiny.vlm"), amend=SMALL)
     result = train(
         recipe,
@@ -229,3 +261,49 @@ def test_without_a_compiler_it_trains_by_eager_and_says_so(folder, tmp_path, mon
     asked = [*command(folder, tmp_path / "asked"), "--backend", "inductor"]
     told = CliRunner().invoke(cli, asked)
     assert "the backend inductor cannot work on this machine" in str(told.exception)
+
+
+def same(first, second):
+    return all(torch.equal(first[name], weight) for name, weight in second.items())
+
+
+def test_eager_takes_over_from_a_compiler_that_errs_unless_it_was_asked_for(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compile_fx, "compile_fx", spoilt)
+    eager, wanted = run(folder, tmp_path / "eager", backend="eager")
+    out = tmp_path / "out"
+    heard = Heard(steps=6)
+    with pytest.raises(CutOffError):
+        run(folder, out, heard=heard)
+    began, notice = heard.notices
+    assert began == "compiling the step of stage vision ..."
+    assert notice.startswith(
+        "vision is trained by eager, which may take longer: the compiled step differs from eager: "
+    )
+    assert notice.endswith("; --backend inductor insists on compiled steps, and stops here")
+    resumed, weights = run(folder, out, resume=True)
+    assert resumed.notices == ["vision goes on by eager, as it was begun"]
+    assert heard.losses[:4] + resumed.losses == eager.losses
+    assert same(weights, wanted)
+    with pytest.raises(StepError, match=r"differs from eager: .*; --backend eager trains without"):
+        run(folder, tmp_path / "asked", backend="inductor")
+    with pytest.raises(TrainingError, match="backend: eager -> inductor"):
+        run(folder, out, resume=True, backend="inductor")
+
+
+def test_eager_takes_over_from_a_compiler_that_fails(folder, tmp_path, monkeypatch):
+    broken = tmp_path / "g++"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "g++ 12" && exit\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))
+    told, _ = started(folder, tmp_path / "out").communicate(timeout=300)
+    lines = [line.strip() for line in told.splitlines()]
+    place = lines.index("compiling the step of stage vision ...")
+    assert (
+        "vision is trained by eager, which may take longer: the step cannot be compiled ("
+        in (lines[place + 1])
+    )
+    assert any(line.startswith("weights  ") for line in lines)
