@@ -64,9 +64,34 @@ def code_in(folder: Path) -> Iterator[None]:
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
-        yield
+        with _read_after_written():
+            yield
     finally:
         if before is None:
             del os.environ["TORCHINDUCTOR_CACHE_DIR"]
         else:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+
+
+@contextmanager
+def _read_after_written() -> Iterator[None]:
+    """Inside, compiled code reads a buffer behind all that writes into it.
+
+    Inductor names such a buffer anew at each write, so that readers wait for it. Where it fits one
+    loop to another to fuse them, it takes the names anew from their code, and renames them only if
+    a loop has further dependencies (torch 2.13, `SchedulerNode.recompute_size_and_body`). A
+    gradient that is scattered into zeros was then read before it was there (docs/training.md).
+    """
+    from torch._inductor.scheduler import SchedulerNode
+
+    recompute = SchedulerNode.recompute_size_and_body
+
+    def renamed(node: SchedulerNode, *given: Any, **named: Any) -> None:
+        recompute(node, *given, **named)
+        node.set_read_writes(node.read_writes.rename(node.mutation_renames))
+
+    SchedulerNode.recompute_size_and_body = renamed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
