@@ -41,6 +41,7 @@ SIZES: dict[str, tuple[str, ...]] = {
         "lm.ffn = 2048",
         "lm.pos = mrope([8, 12, 12], theta: 1e6)",
     ),
+    "wide": ("vit.depth = 2", "lm.depth = 2"),
     "2b": (),
 }
 """Changes to `qwen2_vl_2b` that make it smaller."""

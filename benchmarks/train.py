@@ -37,6 +37,7 @@ from triptych.backends.optim import decays
 from triptych.backends.options import Options
 from triptych.backends.samples import Samples
 from triptych.backends.stage_job import StageJob
+from triptych.backends.toolchain import cache_folder, code_in
 from triptych.backends.training import completed, overridden
 from triptych.backends.training_stage import StageRun
 from triptych.benchmarks.peer import SIZES, peer_model
@@ -44,6 +45,7 @@ from triptych.blocks.input.media import MediaInput
 from triptych.blocks.input.sample import Attachment, Sample, Turn
 from triptych.compiler.pipeline import for_training
 from triptych.compiler.plan import StagePlan, plan
+from triptych.compiler.text import text_of_methods
 from triptych.dsl.load import load_recipe
 from triptych.dsl.stages import AdamW
 
@@ -83,12 +85,16 @@ def peer_batch(
     }
 
 
-def peer_step(model: Any, planned: StagePlan, batch: dict[str, Any]) -> Callable[[], float]:
-    """A step as a plain training loop has it."""
-    model.train()
-    if not any(name.startswith("vit.") for name in planned.trained):
-        model.model.visual.requires_grad_(False)
-    trained = [one for one in model.parameters() if one.requires_grad]
+def peer_step(
+    model: Any, planned: StagePlan, weights: Mapping[str, Tensor], batch: dict[str, Any]
+) -> Callable[[], float]:
+    """A step as a plain training loop has it; the model has just these weights."""
+    model.train().requires_grad_(False)
+    learns = {weights[name].data_ptr() for name in planned.trained}
+    trained = [one for one in model.parameters() if one.data_ptr() in learns]
+    assert len(trained) == len(learns)
+    for one in trained:
+        one.requires_grad_(True)
     rule: AdamW = planned.settings.optim
     groups = [
         {"params": [one for one in trained if decays(one)], "weight_decay": rule.weight_decay},
@@ -121,9 +127,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--pixels", type=int, default=224, help="sides of the pictures")
     parser.add_argument("--steps", type=int, default=5, help="steps a figure")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="amend")
     options = parser.parse_args()
 
-    recipe = load_recipe("qwen2_vl_2b", amend=[*SIZES[options.size], "joint.layout = chatml"])
+    amend = [*SIZES[options.size], "joint.layout = chatml", *options.amend]
+    recipe = load_recipe("qwen2_vl_2b", amend=amend)
     recipe = overridden(recipe, Options(precision="f32", batch=options.batch))
     planned = plan(recipe)[options.stage]
     program = for_training(recipe, options.stage, media=["image"])
@@ -137,7 +145,7 @@ def main() -> None:
     whole = samples.processor.train_batch([[sample] for sample in ready])
     pad = program.spec["tokens"]["specials"]["image_pad"]["id"]
     image = samples.processor.inputs["image"]
-    theirs = peer_step(peer, planned, peer_batch(ready, whole, image, pad))
+    theirs = peer_step(peer, planned, weights, peer_batch(ready, whole, image, pad))
     job = StageJob.of(recipe.name, program, planned)
 
     runs: dict[str, StageRun] = {}
@@ -155,7 +163,8 @@ def main() -> None:
             code=partial(methods_of, stage_artefact(job)) if backend == "aot" else None,
         )
         steps[backend] = partial(_loss, run, shards, options.workers)
-        first[backend] = steps[backend]()
+        with code_in(cache_folder("train", text_of_methods(program.methods))):
+            first[backend] = steps[backend]()
         ready_after[backend] = time.perf_counter() - started
     # Last, as it moves the weights that the others start from.
     started = time.perf_counter()
