@@ -79,7 +79,7 @@ def _read_after_written() -> Iterator[None]:
 
     Inductor names such a buffer anew at each write, so that readers wait for it. Where it fits one
     loop to another to fuse them, it takes the names anew from their code, and renames them only if
-    a loop has further dependencies (torch 2.13, `SchedulerNode.recompute_size_and_body`). A
+    a loop has further dependencies (torch 2.13; github.com/pytorch/pytorch/pull/185873 mends it). A
     gradient that is scattered into zeros was then read before it was there (docs/training.md).
     """
     from torch._inductor.scheduler import SchedulerNode
