@@ -9,13 +9,14 @@ changes a feed, all behind it is fed again. So an answer is that of the whole di
 from __future__ import annotations
 
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
 from ..blocks.input.batch import Prompts
+from ..blocks.input.ending import Telling
 from ..blocks.input.sample import Sample, Turn
 from .base import Tensors
 from .generation import Session
@@ -66,6 +67,7 @@ class Conversation:
         said = Turn("user", (turn,)) if isinstance(turn, str) else turn
         session, turns = self.session, [*self.turns, said]
         new = session.new if new is None else new
+        rule = sampling or session.sampling
         sample = session.processor.prompt(turns)
         prompts = session.prompts([sample])
         telling = session.processor.telling()
@@ -73,12 +75,7 @@ class Conversation:
 
         def pieces() -> Generator[str, None, None]:
             try:
-                logits_BV = self._prefill(sample, prompts, new)
-                chooser = Chooser(sampling or session.sampling, seed, [0])
-                steps = session.go_on(
-                    prompts, logits_BV, self._caches, self._slots, new, [telling], chooser
-                )
-                for (token,) in steps:
+                for (token,) in self._tokens(sample, prompts, telling, new, rule, seed):
                     assert token is not None
                     chosen.append(token)
                     if telling.said:
@@ -95,6 +92,24 @@ class Conversation:
         reply = Reply(pieces(), lambda: session.answer(sample, chosen, telling))
         self._reply = weakref.ref(reply)
         return reply
+
+    def _tokens(
+        self,
+        sample: Sample,
+        prompts: Prompts,
+        telling: Telling,
+        new: int,
+        rule: Sampling,
+        seed: int,
+    ) -> Iterator[list[int | None]]:
+        """The tokens of an answer; of beams, whose caches are many, none is kept."""
+        session = self.session
+        if rule.beams > 1:
+            self._fed, self.reused = {}, 0
+            return session.tokens([sample], [telling], [0], new, rule, seed, self._sight)
+        logits_BV = self._prefill(sample, prompts, new)
+        chooser = Chooser(rule, seed, [0], session.processor.ending.tokens)
+        return session.go_on(prompts, logits_BV, self._caches, self._slots, new, [telling], chooser)
 
     def _prefill(self, sample: Sample, prompts: Prompts, new: int) -> Tensor:
         """The logits behind a prompt, of which only what the cache lacks is fed."""

@@ -23,6 +23,7 @@ from ..blocks.spans import masked_cache, span_mask
 from .base import BackendError, Limit, Method, Port
 from .engines import UPDATED
 from .exporting import examples, export_flat
+from .sampling import Sampling
 
 WHOLE = 8
 """The width of a head is a multiple of it, in float16 and bfloat16 behind a mask: of any other, the
@@ -67,13 +68,16 @@ def profile(port: Port, limits: Mapping[str, Limit]) -> Profile:
 def engine_limits(
     limits: Mapping[str, Limit], spec: Mapping[str, Any], batch: int, slots: int | None
 ) -> dict[str, Limit]:
-    """The limits that engines are built for: a cache of one size, so many sequences at a time.
+    """The limits that engines are built for: a cache of one size, so many sequences at a time, each
+    with all of its beams.
 
     A call of a tower takes the largest picture or frame, with all its tiles: attention over packed
     rows is masked there, and the mask grows with their square. The session cuts what is more
     between pictures.
     """
     found = dict(limits)
+    if "sampling" in spec:
+        batch *= Sampling.from_spec(spec["sampling"]).beams
     for name, size in (("batch", batch), ("slots", slots)):
         if name not in limits:
             continue

@@ -8,6 +8,7 @@ slot of the cache.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from ..blocks.input.sample import Sample, Seen, Turn
 from .base import Executable, InputError, Tensors
 from .reply import Answer, Reply
 from .sampling import Chooser, Sampling
+from .search import searched
 from .sight import Sight
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class Session:
         chosen: list[int] = []
 
         def pieces() -> Generator[str, None, None]:
-            for (token,) in self._tokens([sample], [telling], new, sampling, seed, [0]):
+            for (token,) in self.tokens([sample], [telling], [0], new, sampling, seed):
                 assert token is not None
                 chosen.append(token)
                 if telling.said:
@@ -103,7 +105,7 @@ class Session:
         Each draws from a seed of its own, that of the first is `chat`'s.
         """
         samples = [self.processor.prompt(turns) for turns in dialogues]
-        most = self.executable.limits["batch"].high
+        most = self.most(sampling)
         answers: list[Answer] = []
         for start in range(0, len(samples), most):
             some = samples[start : start + most]
@@ -122,7 +124,7 @@ class Session:
         """The answers of one batch; each row draws as its number and the seed say."""
         chosen: list[list[int]] = [[] for _ in samples]
         tellings = [self.processor.telling() for _ in samples]
-        for tokens in self._tokens(samples, tellings, new, sampling, seed, numbers):
+        for tokens in self.tokens(samples, tellings, numbers, new, sampling, seed):
             for row, token in zip(chosen, tokens, strict=True):
                 if token is not None:
                     row.append(token)
@@ -136,30 +138,55 @@ class Session:
         text, tokens = self.processor.told(chosen)
         return Answer(text, tokens, "stop" if telling.ended else "length", sample.length)
 
-    def _tokens(
+    def most(self, sampling: Sampling | None = None) -> int:
+        """How many dialogues are answered at a time. InputError where the executable takes fewer
+        rows than there are beams."""
+        rows, beams = self.executable.limits["batch"], (sampling or self.sampling).beams
+        if beams > rows.high:
+            raise InputError(f"{beams} beams are rows of a batch, and the executable takes {rows}")
+        return rows.high // beams
+
+    def tokens(
         self,
         samples: Sequence[Sample],
         tellings: Sequence[Telling],
-        new: int | None,
-        sampling: Sampling | None,
-        seed: int,
         numbers: Sequence[int],
+        new: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        sight: Sight | None = None,
     ) -> Iterator[list[int | None]]:
         """The next token of each row, step by step; None in rows that have ended.
 
-        Each row's telling takes its tokens, and says when the answer is over.
+        Each row's telling takes its tokens, and says when the answer is over. What beams have found
+        is known, and told, when all is over. `sight` keeps pictures that were seen.
         """
         if not samples:
             return
         new = self.new if new is None else new
-        prompts = self.prompts(samples)
+        sampling = sampling or self.sampling
+        self.most(sampling)
+        # What takes no fewer rows is fed a prompt as often as it has beams.
+        each = sampling.beams if len(samples) < self.executable.limits["batch"].low else 1
+        rows = [sample for sample in samples for _ in range(each)]
+        prompts = self.prompts(rows)
         slots = self.slots(prompts.length, new)
-        caches = self.executable.caches(len(samples), slots)
-        media = [seen for sample in samples for seen in sample.media]
-        sight = Sight(self.executable, self.processor, self.spec)
+        caches = self.executable.caches(len(rows), slots)
+        media = [seen for sample in rows for seen in sample.media]
+        sight = sight or Sight(self.executable, self.processor, self.spec)
         logits_BV = self.prefill(prompts, media, caches, sight)
-        chooser = Chooser(sampling or self.sampling, seed, numbers)
-        yield from self.go_on(prompts, logits_BV, caches, slots, new, tellings, chooser)
+        if sampling.beams == 1:
+            chooser = Chooser(sampling, seed, numbers, self.processor.ending.tokens)
+            yield from self.go_on(prompts, logits_BV, caches, slots, new, tellings, chooser)
+            return
+        found = searched(
+            self.executable, self.processor, prompts, logits_BV, caches, slots, new, sampling, each
+        )
+        for tokens in zip_longest(*found):
+            for token, telling in zip(tokens, tellings, strict=True):
+                if token is not None:
+                    telling.push(token)
+            yield list(tokens)
 
     def go_on(
         self,
@@ -173,7 +200,7 @@ class Session:
     ) -> Iterator[list[int | None]]:
         """Step by step, the token that each row goes on with behind its prompt; each but the last
         is fed when the next is asked for."""
-        chooser.see(_seen(prompts), logits_BV.shape[-1])
+        chooser.see(prompts.seen, logits_BV.shape[-1])
         end = min(prompts.length + new, slots + 1)
         for slot in range(prompts.length, end):
             tokens_B = chooser.choose(logits_BV.cpu())
@@ -268,10 +295,3 @@ class Session:
         if lacking > 0:
             features = functional.pad(features, (0, 0, 0, lacking))
         return {"features": features} | numbers
-
-
-def _seen(prompts: Prompts) -> Tensor:
-    """[B, T] the tokens of the prompts, -1 where they are padded."""
-    tokens_BT = prompts.inputs["text.tokens"]
-    padded_BT = torch.arange(tokens_BT.shape[1]) < prompts.first[:, None]
-    return tokens_BT.masked_fill(padded_BT, -1)

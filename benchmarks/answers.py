@@ -78,8 +78,11 @@ def words(processor: Processor, sample: Sample) -> int:
 
 
 def answered(session: Session, samples: Sequence[Sample], new: int) -> Timed:
-    """The likeliest `new` tokens behind each prompt."""
+    """The likeliest `new` tokens behind each prompt; by beams, all at one moment."""
     moments = [clock()]
+    if session.sampling.beams > 1:
+        answers = session.answers(samples, range(len(samples)), new)
+        return Timed.at([answer.tokens for answer in answers], [*moments, clock()])
     prompts = session.prompts(samples)
     slots = session.slots(prompts.length, new)
     caches = session.executable.caches(len(samples), slots)

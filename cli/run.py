@@ -77,6 +77,11 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--top-k", type=click.IntRange(min=1))
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
 @click.option(
+    "--beams", type=click.IntRange(min=1), help="Search for the likeliest answer; 1: none."
+)
+@click.option("--length-penalty", type=float, help="Above 0, beams prefer longer answers.")
+@click.option("--min-new", type=click.IntRange(min=0), help="Tokens before one may end an answer.")
+@click.option(
     "--chunk",
     type=click.IntRange(min=1),
     default=CHUNK,
@@ -116,6 +121,9 @@ def run_command(
     top_p: float | None,
     top_k: int | None,
     repetition_penalty: float | None,
+    beams: int | None,
+    length_penalty: float | None,
+    min_new: int | None,
     chunk: int,
     seed: int,
     draw: Path | None,
@@ -153,6 +161,9 @@ def run_command(
         top_p=top_p,
         top_k=top_k,
         repetition_penalty=repetition_penalty,
+        beams=beams,
+        length_penalty=length_penalty,
+        min_new=min_new,
     )
     if interactive:
         from .talking import Talk
@@ -222,9 +233,16 @@ def _session(model: str, compiling: dict[str, Any], chunk: int) -> AnySession:
 def _sampling(default: Sampling, **given: Any) -> Sampling:
     """The mode's rule with what was asked for instead."""
     said = {name: value for name, value in given.items() if value is not None}
-    sampling = replace(default, **said)
+    draws, searches = said.get("temperature", 0) > 0, said.get("beams", 1) > 1
+    if draws and searches:
+        raise click.UsageError("--temperature draws a token, --beams search: give one of them")
+    # What is asked for takes the place of the mode's own way.
+    other = {"temperature": 0.0} if searches else {"beams": 1} if draws else {}
+    sampling = replace(default, **(other | said))
     if sampling.temperature == 0 and said.keys() & {"top_p", "top_k"}:
         raise click.UsageError("--top-p and --top-k draw a token: give a --temperature above 0")
+    if sampling.beams == 1 and "length_penalty" in said:
+        raise click.UsageError("--length-penalty weighs what beams find: give --beams")
     return sampling
 
 
@@ -261,7 +279,7 @@ def _ask_all(session: Session, file: Path, new: int | None, sampling: Sampling, 
 
     records = Records(file)
     bad = 0
-    most = session.executable.limits["batch"].high
+    most = session.most(sampling)
     for start in range(0, len(records), most):
         numbers = range(start, min(start + most, len(records)))
         lines: dict[int, dict[str, Any]] = {}

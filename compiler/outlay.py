@@ -266,11 +266,17 @@ def mode_outlay(recipe: Recipe, name: str, asked: Asked) -> ModeOutlay:
     sample, tokens = sample_of(recipe, f"mode {name}", mode, asked)
     said: Said = mode.target.precision
     shapes = shapes_of(recipe, mode, sample, asked.rows)
+    beams = mode.beams if isinstance(mode, Mode) else 1
+    wide = shapes_of(recipe, mode, sample, asked.rows * beams)
     few = quantized(recipe, mode)
     a_token, cache = _cache(program, said, shapes)
+    # Beams have caches of their own, beside those that prompts are fed to.
+    cache *= 1 + beams if beams > 1 else 1
     unseen = {one for one in recipe.inputs if one not in {item.medium for item in sample.items}}
     methods = {
-        method: answering(program, method, one_call(method, shapes), said, few)
+        method: answering(
+            program, method, one_call(method, wide if method == "decode" else shapes), said, few
+        )
         for method in program.methods
         if method.partition("_")[2] not in unseen
     }

@@ -455,10 +455,12 @@ def route_limits(recipe: Recipe, mode: Retrieval | Features) -> dict[str, Bounds
 def inference_limits(recipe: Recipe, mode: Mode, media: Iterable[str]) -> dict[str, Bounds]:
     """How large the symbols of a mode's methods can be, in one call.
 
-    The features of a prompt are part of it, so its length bounds them, and they the patches.
+    The features of a prompt are part of it, so its length bounds them, and they the patches. Of
+    each prompt, `decode` takes all beams.
     """
     assert recipe.lm
-    prompt, batch = mode.prompt.high, Bounds(mode.batch.at_least(1), mode.batch.high)
+    prompt = mode.prompt.high
+    batch = Bounds(mode.batch.at_least(1), mode.batch.high * mode.beams)
     return {
         "batch": batch,
         "length": Bounds(1, prompt),

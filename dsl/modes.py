@@ -1,22 +1,26 @@
 """What a recipe may say of how its model is used."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .inputs import Resizing
-from .kinds import CallModel, Count, CountRange, Model, Name, Positive, Tok, TokRange
+from .kinds import CallModel, Count, CountRange, Model, Name, Number, Positive, Tok, TokRange
 from .parts import Taken
 from .precision import Precision, Quantized, Word
 from .reading import Calls, Choice, Measure
 
+Least = Annotated[int, Measure("tok"), Field(ge=0)]
+"""Tokens of an answer before one may end it."""
+
 
 class Greedy(CallModel):
-    """The likeliest token each time."""
+    """The likeliest token each time; none ends an answer before `min_new` are said."""
 
     call: Literal["greedy"] = "greedy"
     repetition_penalty: Positive = 1.0
+    min_new: Least = 0
 
 
 class Sample(CallModel):
@@ -27,6 +31,22 @@ class Sample(CallModel):
     top_p: Annotated[float, Measure(), Field(gt=0, le=1)] = 1.0
     top_k: Count | None = None
     repetition_penalty: Positive = 1.0
+    min_new: Least = 0
+
+
+class Beams(CallModel):
+    """Searches for the answer that is likeliest as a whole: so many beginnings of it go on.
+
+    The logarithm of how likely it is, is divided by its number of tokens to the power of
+    `length_penalty`: above 0, longer answers are preferred.
+    """
+
+    call: Literal["beams"] = "beams"
+    positional: ClassVar[tuple[str, ...]] = ("count",)
+    count: Annotated[int, Measure(), Field(ge=2)]
+    length_penalty: Number = 1.0
+    repetition_penalty: Positive = 1.0
+    min_new: Least = 0
 
 
 class Eager(CallModel):
@@ -76,10 +96,15 @@ class Mode(Model):
     """The most tokens that an answer takes."""
     resize: Resizing | None = None
     """The resize of still pictures, in place of that of their inputs."""
-    sampling: Annotated[Greedy | Sample, Calls()] = Greedy()
+    sampling: Annotated[Greedy | Sample | Beams, Calls()] = Greedy()
     quantize: Quantized = ()
     """Linear layers that are kept in 8 or 4 bits."""
     target: Annotated[Eager | Inductor | Aot | TensorRt, Calls()] = Eager()
+
+    @property
+    def beams(self) -> int:
+        """How many beginnings of an answer go on at once."""
+        return self.sampling.count if isinstance(self.sampling, Beams) else 1
 
 
 class Retrieval(Model):

@@ -56,6 +56,18 @@ class Prompts:
         """The slots that the prompts take, padding included: the next token goes to this slot."""
         return self.inputs["text.tokens"].shape[1]
 
+    @property
+    def seen(self) -> Tensor:
+        """[B, T] the tokens, -1 where they are padded."""
+        tokens_BT = self.inputs["text.tokens"]
+        padded_BT = torch.arange(tokens_BT.shape[1]) < self.first[:, None]
+        return tokens_BT.masked_fill(padded_BT, -1)
+
+    def chosen(self, row_N: Tensor) -> Prompts:
+        """These rows of the text, each as often as it is told."""
+        text = {name: x[row_N] for name, x in self.inputs.items() if name.startswith("text.")}
+        return Prompts(text, self.first[row_N], self.delta[row_N])
+
     def piece(self, begin: int, end: int) -> dict[str, Tensor]:
         """The inputs of `prefill` for the slots of a stretch; it sees those before in the cache."""
         text = {name: x for name, x in self.inputs.items() if name.startswith("text.")}

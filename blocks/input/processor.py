@@ -101,6 +101,10 @@ class Processor(Batches):
         """A decoder of an answer whose tokens come one at a time."""
         return Telling(self.tokenizer.stream(self.places.ids), self.ending)
 
+    def ends(self, ids: Sequence[int]) -> bool:
+        """Whether the text of these tokens ends an answer."""
+        return bool(self.ending.texts) and self.ending.place(self._text(ids)) is not None
+
     def told(self, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """The text of an answer, and its tokens without those that ended it.
 
