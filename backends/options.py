@@ -23,8 +23,8 @@ class Options:
     precision: Literal["bf16", "f32"] | None = None
     seed: int | None = None
     backend: Backend | None = None
-    """None is `aot` where there are `artefacts`, and else `inductor`, or `eager` on a machine that
-    cannot compile."""
+    """None is `aot` where there are `artefacts`; else as a stage was begun; else `inductor`, or
+    `eager` where that cannot compile or errs."""
     artefacts: tuple[Path, ...] = ()
     """Where compiled stages lie, for `aot`; a stage without one is compiled into the cache."""
     device: str = "cpu"

@@ -95,7 +95,7 @@ content parts), or a folder of pictures with their captions in .txt files beside
     "--backend",
     type=click.Choice(["eager", "inductor", "aot"]),
     help="How a step is computed: as it is; compiled at the first one; or compiled whole before "
-    "it.  [default: inductor, or aot with --artefact]",
+    "it.  [default: inductor, or eager where that fails; aot with --artefact]",
 )
 @click.option(
     "--artefact",
