@@ -1,8 +1,8 @@
 #pragma once
 // Attention by tiles, head by head: of the rows of one segment to one another, and to a cache.
 //
-// 32 queries meet up to 1,024 keys at a time. Scores, their exponentials and what is summed stay in
-// the second-level cache: nothing as wide as a segment is written to memory.
+// 32 queries meet 256 or up to 1,024 keys at a time. Scores, their exponentials and what is summed
+// stay in the second-level cache: nothing as wide as a segment is written to memory.
 
 #include "tiles.h"
 #ifdef TRIPTYCH_TILES
@@ -14,6 +14,8 @@ namespace triptych {
 
 constexpr int64_t QUERIES = 2 * SIDE;
 constexpr int64_t KEYS = 1024;
+constexpr int64_t ROUND = 256;  // keys of a segment at a time: their scores stay in a nearer cache
+constexpr float ROOM = 8;       // powers of two that exponentials may come to before all are shrunk
 
 struct Heads {
   const bf16* data;
@@ -22,12 +24,12 @@ struct Heads {
 
 // 2 ** x to four digits: it is rounded to bfloat16, which has fewer than three.
 inline __m512 rough_power_of_two(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 rest = _mm512_sub_ps(x, whole);
-  __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.05517166f), rest, _mm512_set1_ps(0.24261112f));
-  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.69326099f));
-  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.99992807f));
-  return _mm512_scalef_ps(y, whole);
+  constexpr int BELOW = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  const __m512 rest = _mm512_reduce_ps(x, BELOW);  // from 0 to before 1
+  __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(0.078024357f), rest, _mm512_set1_ps(0.226067736f));
+  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.695833132f));
+  y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.999925280f));
+  return _mm512_scalef_ps(y, x);  // times 2 to the whole number below x
 }
 
 // One head: memory and sizes in tiles, for so many keys, and for blocks of 32 queries.
@@ -173,8 +175,9 @@ struct Head {
   }
 
   // Turns the scores of query `row` into exponentials, whose sum is returned; it sees the keys from
-  // `begin` to before `end`, counted from the first that was scored. `most` is the largest score yet,
-  // in powers of two; `shrunk` what earlier sums are to be multiplied by.
+  // `begin` to before `end`, counted from the first that was scored. `most` is the score whose
+  // exponential is 1, in powers of two: no more than `ROOM` below the largest yet; `shrunk` what
+  // earlier sums are to be multiplied by.
   float exponentials(int64_t row, int64_t count, int64_t begin, int64_t end, float scale,
                      float& most, float& shrunk) const {
     float* s = scores + row / SIDE * (KEYS / SIDE) * SUMS + row % SIDE * SIDE;
@@ -196,9 +199,13 @@ struct Head {
       left = _mm512_max_ps(left, _mm512_load_ps(s + 2 * j * SUMS));
       right = _mm512_max_ps(right, _mm512_load_ps(s + (2 * j + 1) * SUMS));
     }
-    const float before = most;
-    most = std::max(before, _mm512_reduce_max_ps(_mm512_max_ps(left, right)) * scale);
-    shrunk = std::exp2(before - most);
+    left = _mm512_max_ps(left, right);
+    shrunk = 1;
+    if (_mm512_cmp_ps_mask(left, _mm512_set1_ps((most + ROOM) / scale), _CMP_GT_OQ)) {
+      const float before = most;
+      most = _mm512_reduce_max_ps(left) * scale;
+      shrunk = std::exp2(before - most);
+    }
     const __m512 scales = _mm512_set1_ps(scale), offset = _mm512_set1_ps(-most);
     left = right = _mm512_setzero_ps();
     for (int64_t j = 0; j < count; ++j, s += 2 * SUMS, to += TILE) {
@@ -356,8 +363,8 @@ inline void attend(const Heads& q, const Heads& k, const Heads& v, bf16* out, in
     float most[QUERIES], weight[QUERIES] = {};
     std::fill_n(most, QUERIES, -std::numeric_limits<float>::infinity());
     std::fill_n(head.sums, 2 * head.wide * SUMS, 0.0f);
-    for (int64_t key = 0; key < rows; key += KEYS) {
-      const int64_t keys = std::min(KEYS, rows - key), count = (keys + DEEP - 1) / DEEP;
+    for (int64_t key = 0; key < rows; key += ROUND) {
+      const int64_t keys = std::min(ROUND, rows - key), count = (keys + DEEP - 1) / DEEP;
       head.score(key / DEEP, count);
       for (int64_t i = 0; i < queries; ++i) {
         float shrunk;

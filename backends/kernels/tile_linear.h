@@ -2,9 +2,9 @@
 // Linear layers for many rows: x [R, I] times a matrix [O, I] that stays as it is stored.
 //
 // The transpose of the result is computed, matrix times x: so the matrix is the left factor, whose
-// tiles are plain stretches of its rows, and only x has to be rearranged. 32 rows of the matrix meet
-// 48 of x: then five tiles come from the second-level cache for six products. The rows that come next
-// are asked for from memory while these are multiplied, and what was summed is written out then.
+// tiles are plain stretches of its rows, and only x has to be rearranged. Its 32 rows meet 48 of x:
+// then five tiles come from the second-level cache for six products. The rows that come next are
+// asked for from memory while these are multiplied, and what was summed is written out then.
 
 #include "activations.h"
 #include "bfloat16.h"
