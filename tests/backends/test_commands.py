@@ -71,12 +71,29 @@ def test_a_batch_answers_each_record_and_names_the_bad(tmp_path, image):
     assert "1 of 3 records could not be asked" in done.stderr
 
 
+def test_beams_take_the_place_of_drawing_and_drawing_that_of_beams(image):
+    def tokens(*more):
+        arguments = [*QUICK, "--image", image, "--prompt", "what?", "--json", *more]
+        return json.loads(ask(TINY, *arguments).output)["tokens"]
+
+    searched, drawn = tokens("--beams", 3), tokens("--temperature", 1)
+    draws = ("--set", "chat.sampling = sample(top_p: 0.9)")
+    assert tokens(*draws, "--beams", 3) == searched
+    searches = ("--set", "chat.sampling = beams(3)")
+    assert tokens(*searches) == searched
+    assert tokens(*searches, "--beams", 1) == tokens()
+    assert tokens(*searches, "--temperature", 1) == drawn
+    assert drawn not in (searched, tokens())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([TINY, "--prompt", "x"], "tiny needs weights: --weights PATH (Qwen/Qwen2-VL-2B-Instruct)"),
         ([TINY, *QUICK], "ask with --prompt"),
         ([TINY, *QUICK, "--prompt", "x", "--top-p", "0.5"], "give a --temperature above 0"),
+        ([TINY, *QUICK, "--prompt", "x", "--beams", 2, "--temperature", 1], "give one of them"),
+        ([TINY, *QUICK, "--prompt", "x", "--length-penalty", 2], "give --beams"),
         (
             [TINY, *QUICK, "--prompt", "x", "--mode", "talk"],
             "tiny has no mode talk; its modes: chat",

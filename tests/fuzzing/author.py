@@ -267,7 +267,7 @@ class Author:
             prompt=chance.one(("..1024tok", "..lm.context - 64tok", "..512tok")),
             new=self.number(chance.one((64, 16)), "tok"),
             sampling=chance.one(
-                ("", "greedy()", "sample(temperature: 0.7, top_p: 0.9, top_k: 50)")
+                ("", "greedy()", "sample(temperature: 0.7, top_p: 0.9)", "beams(4, min_new: 2tok)")
             ),
             target=chance.one(("", "eager()", "aot(precision: f32)")),
         )
