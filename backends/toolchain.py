@@ -90,7 +90,7 @@ def _read_after_written() -> Iterator[None]:
         recompute(node, *given, **named)
         node.set_read_writes(node.read_writes.rename(node.mutation_renames))
 
-    SchedulerNode.recompute_size_and_body = renamed  # type: ignore[method-assign]
+    SchedulerNode.recompute_size_and_body = renamed  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
