@@ -105,6 +105,8 @@ class Search:
         self._answers = sorted(self._answers, key=lambda one: -one.score)[:beams]
         enough = len(self._answers) == beams
         if not going or (enough and going[0][1].score / weight <= self._answers[-1].score):
+            # Rows that others share a batch with, and nobody listens to.
+            self.origins, self._beginnings = [0] * beams, self._answers[:1] * beams
             self.done = True
             return
         # Where nearly all that is likely ends, fewer go on: the rest is filled up, without hope.

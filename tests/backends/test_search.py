@@ -197,6 +197,21 @@ def test_a_token_or_a_text_ends_an_answer(session, said, processor, monkeypatch)
     assert stopped.ended == "stop" and free.text[1:3] not in stopped.text
 
 
+def test_an_answer_that_ends_at_once_leaves_the_others_in_its_batch_alone(
+    wide, said, processor, monkeypatch
+):
+    likely: list[int] = []
+    for _ in range(3):
+        monkeypatch.setattr(processor, "ending", Ending(tuple(likely)))
+        (answer,) = wide.batch(DIALOGUES[:1], new=1, sampling=Sampling(min_new=1))
+        likely += answer.tokens
+    assert len(set(likely)) == 3 and not set(likely) & set(said[1].tokens)
+    monkeypatch.setattr(processor, "ending", Ending(tuple(likely)))
+    stopped, free = wide.batch(DIALOGUES[:2], new=6, sampling=BEAMS)
+    assert (stopped.ended, stopped.tokens) == ("stop", ())
+    assert free == said[1]
+
+
 def test_no_answer_is_shorter_than_it_may_be(session, processor, monkeypatch):
     (free,) = session.batch([DIALOGUES[1]], new=6)
     monkeypatch.setattr(processor, "ending", Ending((free.tokens[2],)))
