@@ -89,7 +89,7 @@ class Chooser:
         if self._seen_BV is not None:
             scores_BV = penalised(scores_BV, self._seen_BV, self._sampling.repetition_penalty)
         if self._ends and self._chosen < self._sampling.min_new:
-            scores_BV = scores_BV.index_fill(-1, torch.tensor(self._ends), float("-inf"))
+            scores_BV = without(scores_BV, self._ends)
         self._chosen += 1
         if self._sampling.temperature == 0:
             return scores_BV.argmax(-1)
@@ -105,6 +105,11 @@ def penalised(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
     """The scores, those of tokens that were seen so many times lower."""
     lowered_BV = torch.where(scores_BV < 0, scores_BV * penalty, scores_BV / penalty)
     return torch.where(seen_BV, lowered_BV, scores_BV)
+
+
+def without(scores_BV: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The scores, with minus infinity for these tokens."""
+    return scores_BV.index_fill(-1, torch.tensor(tokens), float("-inf"))
 
 
 def kept(scores_BV: Tensor, sampling: Sampling) -> Tensor:

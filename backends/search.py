@@ -3,8 +3,8 @@
 As transformers' `generate(num_beams=K, early_stopping=False)` has it. Of each prompt K beginnings
 go on; of the likeliest ways by a token further (2 K of them, and K more for each other token that
 ends an answer), those that end one and are among the first K are kept, and the first K others go
-on. It is over when no beginning is likelier than the
-least of K answers, each by its number of tokens to the power of `length_penalty`.
+on. It is over when no beginning is likelier than the least of K answers, each by its number of
+tokens to the power of `length_penalty`.
 
 Shape suffixes: K beams of a prompt, N rows of all prompts, V vocabulary.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..blocks.input.batch import Prompts
 from ..blocks.input.processor import Processor
 from .base import Executable, Tensors
-from .sampling import Sampling, penalised
+from .sampling import Sampling, penalised, without
 
 Tokens = tuple[int, ...]
 
@@ -125,7 +125,7 @@ class Search:
                 seen_V[list(beginning.tokens)] = True
             scores_KV = penalised(scores_KV, seen_KV, self._sampling.repetition_penalty)
         if self._ends and len(self._beginnings[0].tokens) < self._sampling.min_new:
-            scores_KV = scores_KV.index_fill(-1, torch.tensor(self._ends), float("-inf"))
+            scores_KV = without(scores_KV, self._ends)
         return scores_KV
 
 
@@ -149,8 +149,8 @@ def searched(
     new = min(new, slots + 1 - length)
     starts = range(0, len(logits_NV), each)
     searches = [
-        Search(sampling, new, prompts.seen[start].tolist(), ends, processor.ends)
-        for start in starts
+        Search(sampling, new, tokens, ends, processor.ends)
+        for tokens in prompts.seen[::each].tolist()
     ]
     wide = executable.caches(len(searches) * sampling.beams, slots)
     for slot in range(length, length + new):

@@ -15,11 +15,10 @@ compiled, is refused, or is further off than its bound. Needs g++, and half an h
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -40,6 +39,7 @@ from triptych.backends.stage_job import StageJob
 from triptych.backends.toolchain import cache_folder, code_in
 from triptych.backends.training import completed, overridden
 from triptych.backends.training_stage import StageRun
+from triptych.benchmarks.kept import keep, kept
 from triptych.blocks.input.sample import Attachment, Turn
 from triptych.compiler.lower import PRECISIONS
 from triptych.compiler.pipeline import for_training
@@ -206,8 +206,7 @@ def main() -> None:
     parser.add_argument("--show", type=Path, help="print the rows of such a file as a table")
     options = parser.parse_args()
     if options.show:
-        lines = options.show.read_text(encoding="utf-8").splitlines()
-        print(table([Row(**json.loads(line)) for line in lines]))
+        print(table(kept(Row, options.show)))
         return
     found = []
     for name in options.recipe or [name for name in shipped_recipes() if "_tiny" in name]:
@@ -219,8 +218,7 @@ def main() -> None:
                 found.append(row)
                 print(_line(row), flush=True)
                 if options.out:
-                    with options.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(row)) + "\n")
+                    keep(row, options.out)
     far = [row for row in found if not row.holds]
     sys.exit(f"not as eager: {', '.join(map(_line, far))}" if far else 0)
 

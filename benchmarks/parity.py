@@ -21,11 +21,10 @@ differs that is no near tie.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,7 @@ from triptych.backends.data import Records
 from triptych.backends.job import Job, job_from
 from triptych.backends.probe import difference, probe
 from triptych.benchmarks.agreement import places
+from triptych.benchmarks.kept import keep, kept
 from triptych.blocks.input.sample import Attachment, Turn
 from triptych.cli.scenes import HELD_OUT, UNSEEN
 from triptych.compiler.lower import PRECISIONS
@@ -254,8 +254,7 @@ def main() -> None:
     parser.add_argument("--show", type=Path, help="print the rows of such a file as a table")
     options = parser.parse_args()
     if options.show:
-        lines = options.show.read_text(encoding="utf-8").splitlines()
-        print(table([Row(**json.loads(line)) for line in lines]))
+        print(table(kept(Row, options.show)))
         return
     chosen = [one for name in options.recipe or tiny for one in subjects(name)]
     if options.demo:
@@ -267,8 +266,7 @@ def main() -> None:
                 found.append(row)
                 print(_line(row), flush=True)
                 if options.out:
-                    with options.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(row)) + "\n")
+                    keep(row, options.out)
     far = [row for row in found if not row.holds]
     sys.exit(f"too far from eager: {', '.join(map(_line, far))}" if far else 0)
 
