@@ -83,8 +83,9 @@ class Conversation:
                 if piece := telling.end():
                     yield piece
             finally:
-                # The last token was not fed yet, or not to the end.
-                self._note(prompts, chosen[:-1])
+                # The last token was not fed yet, or not to the end; those of beams were fed to
+                # caches of their own.
+                self._note(prompts, chosen[:-1] if rule.beams == 1 else [])
                 if chosen:
                     text, _ = session.processor.told(chosen)
                     self.turns = [*turns, Turn("assistant", (text,))]
@@ -102,14 +103,17 @@ class Conversation:
         rule: Sampling,
         seed: int,
     ) -> Iterator[list[int | None]]:
-        """The tokens of an answer; of beams, whose caches are many, none is kept."""
+        """The tokens of an answer. What takes no single row keeps no cache."""
         session = self.session
-        if rule.beams > 1:
-            self._fed, self.reused = {}, 0
+        if session.executable.limits["batch"].low > 1:
+            self.reused = 0
             return session.tokens([sample], [telling], [0], new, rule, seed, self._sight)
+        session.most(rule)
         logits_BV = self._prefill(sample, prompts, new)
-        chooser = Chooser(rule, seed, [0], session.processor.ending.tokens)
-        return session.go_on(prompts, logits_BV, self._caches, self._slots, new, [telling], chooser)
+        behind = prompts, logits_BV, self._caches, self._slots, new, [telling]
+        if rule.beams > 1:
+            return session.search(*behind, rule)
+        return session.go_on(*behind, Chooser(rule, seed, [0], session.processor.ending.tokens))
 
     def _prefill(self, sample: Sample, prompts: Prompts, new: int) -> Tensor:
         """The logits behind a prompt, of which only what the cache lacks is fed."""

@@ -7,6 +7,7 @@ slot of the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -158,27 +159,49 @@ class Session:
     ) -> Iterator[list[int | None]]:
         """The next token of each row, step by step; None in rows that have ended.
 
-        Each row's telling takes its tokens, and says when the answer is over. What beams have found
-        is known, and told, when all is over. `sight` keeps pictures that were seen.
+        Each row's telling takes its tokens, and says when the answer is over. `sight` keeps
+        pictures that were seen.
         """
         if not samples:
             return
         new = self.new if new is None else new
         sampling = sampling or self.sampling
         self.most(sampling)
-        # What takes no fewer rows is fed a prompt as often as it has beams.
-        each = sampling.beams if len(samples) < self.executable.limits["batch"].low else 1
-        rows = [sample for sample in samples for _ in range(each)]
+        # What takes no fewer rows is fed each prompt as often as it has beams, and the last again.
+        least = self.executable.limits["batch"].low
+        each = sampling.beams if len(samples) < least else 1
+        more = max(0, math.ceil(least / each) - len(samples))
+        asked = [*samples, *[samples[-1]] * more]
+        heard = [*tellings, *(self.processor.telling() for _ in range(more))]
+        rows = [sample for sample in asked for _ in range(each)]
         prompts = self.prompts(rows)
         slots = self.slots(prompts.length, new)
         caches = self.executable.caches(len(rows), slots)
         media = [seen for sample in rows for seen in sample.media]
         sight = sight or Sight(self.executable, self.processor, self.spec)
         logits_BV = self.prefill(prompts, media, caches, sight)
-        if sampling.beams == 1:
-            chooser = Chooser(sampling, seed, numbers, self.processor.ending.tokens)
-            yield from self.go_on(prompts, logits_BV, caches, slots, new, tellings, chooser)
-            return
+        if sampling.beams > 1:
+            steps = self.search(prompts, logits_BV, caches, slots, new, heard, sampling, each)
+        else:
+            drawn = [*numbers, *[numbers[-1]] * more]
+            chooser = Chooser(sampling, seed, drawn, self.processor.ending.tokens)
+            steps = self.go_on(prompts, logits_BV, caches, slots, new, heard, chooser)
+        for tokens in steps:
+            yield tokens[: len(samples)]
+
+    def search(
+        self,
+        prompts: Prompts,
+        logits_BV: Tensor,
+        caches: Tensors,
+        slots: int,
+        new: int,
+        tellings: Sequence[Telling],
+        sampling: Sampling,
+        each: int = 1,
+    ) -> Iterator[list[int | None]]:
+        """The tokens of the likeliest answers, told once all are known; `each` rows of the prompts
+        and their caches, which stay as they are, are those of one dialogue."""
         found = searched(
             self.executable, self.processor, prompts, logits_BV, caches, slots, new, sampling, each
         )

@@ -165,6 +165,8 @@ def run_command(
         length_penalty=length_penalty,
         min_new=min_new,
     )
+    if min_new is not None and min_new > (most := session.new if new is None else new):
+        raise click.UsageError(f"--min-new {min_new} is more than an answer takes at most: {most}")
     if interactive:
         from .talking import Talk
 

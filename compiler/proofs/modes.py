@@ -1,4 +1,4 @@
-"""A mode admits no more than some stage has trained, unless it says so by `amend`."""
+"""A mode admits no more than some stage has trained, unless it says so, and its answers can end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from ..tokens import as_seen, shown
 
 
 def prove_modes(recipe: Recipe, findings: Findings) -> None:
-    """Gather the modes whose pictures or texts outgrow those of every stage without saying so.
+    """Gather the modes whose pictures or texts outgrow those of every stage without saying so, and
+    those whose answers can never end.
 
     `amend resize = ...` and `amend prompt = ...` say so, in the mode or in a variant of it.
     """
+    for name, mode in recipe.modes.items():
+        if isinstance(mode, Mode) and (found := _answers(recipe, name, mode)):
+            findings.add(found)
     if not recipe.stages:
         return
     told = set[str]()
@@ -24,6 +28,24 @@ def prove_modes(recipe: Recipe, findings: Findings) -> None:
         for found in (_pictures(recipe, name, mode, told), _texts(recipe, name, mode)):
             if found:
                 findings.add(found)
+
+
+def _answers(recipe: Recipe, name: str, mode: Mode) -> Diagnostic | None:
+    """No token may end an answer before the most tokens that it takes."""
+    least = mode.sampling.min_new
+    if least <= mode.new:
+        return None
+    return Diagnostic(
+        "V305",
+        f"an answer of mode `{name}` has at least {least:,} tok and at most {mode.new:,}",
+        labels(
+            recipe,
+            (f"{name}.sampling", f"nothing ends it before {least:,} tok"),
+            (f"{name}.new", f"it is broken off behind {mode.new:,}"),
+        ),
+        "no answer could end where its text does",
+        Fix(f"write a `min_new` of at most {mode.new}tok, or a larger `new`"),
+    )
 
 
 def _pictures(recipe: Recipe, name: str, mode: AnyMode, told: set[str]) -> Diagnostic | None:

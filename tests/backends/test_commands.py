@@ -93,6 +93,7 @@ def test_beams_take_the_place_of_drawing_and_drawing_that_of_beams(image):
         ([TINY, *QUICK], "ask with --prompt"),
         ([TINY, *QUICK, "--prompt", "x", "--top-p", "0.5"], "give a --temperature above 0"),
         ([TINY, *QUICK, "--prompt", "x", "--beams", 2, "--temperature", 1], "give one of them"),
+        ([TINY, *QUICK, "--prompt", "x", "--max-new", 2, "--min-new", 3], "takes at most: 2"),
         ([TINY, *QUICK, "--prompt", "x", "--length-penalty", 2], "give --beams"),
         (
             [TINY, *QUICK, "--prompt", "x", "--mode", "talk"],

@@ -180,6 +180,22 @@ def test_what_takes_no_fewer_rows_is_fed_a_prompt_for_each_beam(tiny_job, sessio
     assert engine.batch(DIALOGUES[1:3], new=6, sampling=BEAMS) == said[1:3]
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [Sampling(), Sampling(temperature=1.0), Sampling(beams=2)],
+    ids=["greedy", "drawn", "fewer beams"],
+)
+def test_what_takes_no_fewer_rows_is_fed_the_last_prompt_again(tiny_job, session, rule):
+    engine = rows(tiny_job, session, 3, 4)
+    asked = DIALOGUES[1:2]
+    assert engine.batch(asked, new=6, sampling=rule) == session.batch(asked, new=6, sampling=rule)
+    talk = engine.conversation()
+    first = talk.chat(*asked[0], new=6, sampling=rule).answer
+    assert [first] == session.batch(asked, new=6, sampling=rule)
+    second = talk.chat("why?", new=6, sampling=rule).answer
+    assert [second] == session.batch([talk.turns[:-1]], new=6, sampling=rule)
+
+
 def test_an_artefact_finds_the_same(artefact, session, said):
     assert artefact.session().batch(DIALOGUES, new=6, sampling=BEAMS) == said
 
@@ -224,10 +240,13 @@ def test_no_answer_is_shorter_than_it_may_be(session, processor, monkeypatch):
 def test_a_conversation_goes_on_behind_what_beams_found(session, said):
     talk = session.conversation()
     assert talk.chat(*DIALOGUES[1], new=6, sampling=BEAMS).answer == said[1]
+    before = said[1].prompt
     second = talk.chat("why?", new=6, sampling=BEAMS).answer
     assert [second] == session.batch([talk.turns[:-1]], new=6, sampling=BEAMS)
+    assert before <= talk.reused < second.prompt, "the prompt was kept, what beams fed not"
     third = talk.chat("and then?", new=6).answer
     assert [third] == session.batch([talk.turns[:-1]], new=6)
+    assert talk.reused >= second.prompt
 
 
 def test_a_caption_is_searched_for_as_its_mode_says():

@@ -40,6 +40,10 @@ MISTAKES = {
         "minigpt4_tiny",
         'amend tokens { special eos = "</end>" @ 2 special image = "▁the" @ 0 }',
     ),
+    "V305_least_of_an_answer": (
+        "qwen2_vl_tiny",
+        "amend mode chat { new = 16tok sampling = greedy(min_new: 17tok) }",
+    ),
     "T509_pictures_and_texts": ("internvl_1_5_26b", WIDE),
     "T509_of_the_input": (
         "qwen_vl_7b",
