@@ -53,7 +53,26 @@ def _attention_back(grad: Sequence[int], *rest: Any, **named: Any) -> int:
     return 5 * _attention(*rest) // 2
 
 
+def _in_segments(
+    q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor, *, out_val: object = None
+) -> int:
+    _, heads, width = q.shape
+    lengths = torch.unique_consecutive(segment_id, return_counts=True)[1].tolist()
+    return sum(_attention((1, heads, length, width), (1, heads, length)) for length in lengths)
+
+
+def _in_segments_back(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, out_val: object = None
+) -> int:
+    return 5 * _in_segments(q, k, v, rest[-1]) // 2
+
+
+# The counter then hands them tensors, not their sizes: where segments begin is in the numbers.
+_in_segments._get_raw = _in_segments_back._get_raw = True  # type: ignore[attr-defined]
+
 KERNELS = {
+    torch.ops.triptych.causal_attention: _in_segments,
+    torch.ops.triptych.causal_attention_backward: _in_segments_back,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_back,
 }
@@ -174,9 +193,10 @@ def shapes_in(program: Program, fed: Mapping[str, Tensor]) -> Shapes:
         for size, number in zip(node.op.type.sizes, tensor.shape, strict=True):
             if isinstance(size, Symbol):
                 assert values.setdefault(size.name, number) == number, size.name
-        if node.name.endswith(".segment_id") and tensor.dim() == 1:
-            counts = torch.unique_consecutive(tensor, return_counts=True)[1]
-            segments[node.name] = tuple(counts.tolist())
+        if node.name.endswith(".segment_id"):
+            rows = tensor if tensor.dim() == 2 else tensor[None]
+            counts = [torch.unique_consecutive(row, return_counts=True)[1] for row in rows]
+            segments[node.name] = tuple(torch.cat(counts).tolist())
     return Shapes(values, segments)
 
 

@@ -1,19 +1,19 @@
 """The operations that each backend lowers in its own way.
 
 `segment_attention` lets patches attend inside their own picture or frame, `kv_update` writes keys
-and values into a cache in place, `attend` may read no more of a cache than `seen` says, and
-`linear` may read its matrix as a stream: these are torch operators (`triptych::...`), of which a
-compiler sees one node and no loop over data. `picture_attention`, `map_attention` and
-`embed_patches` are plain tensor code. A backend that wants another form traces inside
-`lowering(...)`.
+and values into a cache in place, `attend` may read no more of a cache than `seen` says, and of a
+row no more than `in_segments` says, and `linear` may read its matrix as a stream: these are torch
+operators (`triptych::...`), of which a compiler sees one node and no loop over data.
+`picture_attention`, `map_attention` and `embed_patches` are plain tensor code. A backend that wants
+another form traces inside `lowering(...)`.
 
-Shape suffixes: N patches, H heads, D head width, B batch, T queries, S keys (or slots of a cache),
-K key-value heads, G segments of one length, L that length, Q a slice of it; M pictures, then T
-tokens of a picture, or I rows and J columns of a map, whose T = I * J cells are its tokens. Of
-matrices: R rows, I width that goes in, O width that comes out, P bytes of a row, G groups of a row.
+Shape suffixes: N patches, or tokens of all rows, H heads, D head width, B batch, T queries, S keys
+(or slots of a cache), K key-value heads, G segments of one length, L that length, Q a slice of it;
+M pictures, then T tokens of a picture, or I rows and J columns of a map, whose T = I * J cells are
+its tokens. Of matrices: R rows, I width that goes in, O width that comes out, P bytes of a row, G
+groups of a row.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .causal import causal_attention, segment_mask, segments_apart
 from .matrices import GROUPS, int4_linear, int8_linear
+from .segments import QUERY_SLICE, batched, batches
 from .spans import attended, attention_products, span_mask
-
-QUERY_SLICE = 1024
-"""Queries whose scores are held at once in the backward of `segment_attention`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +163,12 @@ def attend(
     """Softmax attention to what is `seen`, [B, H, T, D]; scores scaled by D ** -0.5.
 
     A mask has one row for each query, or one for all of them, and is True where a key is seen;
-    without one every query sees every key. Else it is what `seen` yields. H / K neighbouring
-    queries share a key-value head. A single query always goes through plain products: on a CPU they
-    are some 25 times faster than torch's kernel with a long cache.
+    without one every query sees every key. Else it is what `seen` or `in_segments` yields. H / K
+    neighbouring queries share a key-value head. A single query goes through plain products: on a
+    CPU they are some 25 times faster than torch's kernel with a long cache.
     """
+    if seen_BTS is not None and seen_BTS.dim() == 1:
+        return causal_attention(q_BHTD, k_BKSD, v_BKSD, seen_BTS)
     if seen_BTS is not None and seen_BTS.dtype != torch.bool:
         out_BTHD = torch.ops.triptych.cache_attention(q_BHTD, k_BKSD, v_BKSD, seen_BTS)
         return out_BTHD.transpose(1, 2)
@@ -182,6 +183,12 @@ def seen(first_BT: Tensor, last_BT: Tensor, k_BKSD: Tensor) -> Tensor:
     if known and _forms.cache_attention == "operator" and torch.compiler.is_compiling():
         return torch.stack((first_BT, last_BT), dim=-1)
     return span_mask(first_BT, last_BT, k_BKSD.shape[2])
+
+
+def in_segments(segment_id_BT: Tensor) -> Tensor:
+    """What `attend` is told where each query of a row sees its own segment, up to itself: the ids,
+    [N], or as published a mask."""
+    return segment_mask(segment_id_BT) if _forms.published else segments_apart(segment_id_BT)
 
 
 def kv_update(cache_BHSD: Tensor, new_BHTD: Tensor, start_B: Tensor) -> None:
@@ -246,8 +253,8 @@ def _by_segments(
     segment_id_N: Tensor,
 ) -> Tensor:
     pieces = []
-    for rows, length in _batches(segment_id_N):
-        q, k, v = (_batched(x_NHD, rows, length) for x_NHD in (q_NHD, k_NHD, v_NHD))
+    for rows, length in batches(segment_id_N):
+        q, k, v = (batched(x_NHD, rows, length) for x_NHD in (q_NHD, k_NHD, v_NHD))
         pieces.append(attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(pieces)
 
@@ -287,21 +294,6 @@ def _(cache: Tensor, new: Tensor, start: Tensor) -> None:
     return None
 
 
-def _batches(segment_id_N: Tensor) -> Iterator[tuple[slice, int]]:
-    """Rows of neighbouring segments of equal length, and that length: one batched attention."""
-    lengths = torch.unique_consecutive(segment_id_N, return_counts=True)[1].tolist()
-    begin = 0
-    for length, group in itertools.groupby(lengths):
-        end = begin + length * sum(1 for _ in group)
-        yield slice(begin, end), length
-        begin = end
-
-
-def _batched(x_NHD: Tensor, rows: slice, length: int) -> Tensor:
-    """The rows as [G, H, L, D]."""
-    return x_NHD[rows].unflatten(0, (-1, length)).transpose(1, 2)
-
-
 @torch.library.custom_op("triptych::segment_attention", mutates_args=())
 def _segment_attention(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> Tensor:
     return compiled_segments(q, k, v, segment_id)
@@ -319,10 +311,10 @@ def _segment_attention_backward(
     """Recomputes the probabilities slice by slice of the queries; float32 inside the softmax."""
     grad_q, grad_k, grad_v = (x.new_zeros(x.shape) for x in (q, k, v))
     scale = q.shape[-1] ** -0.5
-    for rows, length in _batches(segment_id):
-        k_GHLD, v_GHLD = _batched(k, rows, length), _batched(v, rows, length)
-        views = [_batched(x, rows, length) for x in (q, grad, grad_q)]
-        grad_k_GHLD, grad_v_GHLD = _batched(grad_k, rows, length), _batched(grad_v, rows, length)
+    for rows, length in batches(segment_id):
+        k_GHLD, v_GHLD = batched(k, rows, length), batched(v, rows, length)
+        views = [batched(x, rows, length) for x in (q, grad, grad_q)]
+        grad_k_GHLD, grad_v_GHLD = batched(grad_k, rows, length), batched(grad_v, rows, length)
         for q_GHQD, grad_GHQD, grad_q_GHQD in zip(
             *(x.split(QUERY_SLICE, dim=2) for x in views), strict=True
         ):

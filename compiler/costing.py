@@ -10,9 +10,9 @@ from ..dsl.precision import InPart, Word
 from . import ops
 from .costs.kernels import ITEMS
 from .costs.module import Module
+from .costs.segments import Lengths
 from .costs.table import ROWS
 from .costs.tape import Tape, Value
-from .costs.towers import Lengths
 from .graph import Graph, Node
 from .precision import coarsest
 from .types import evaluate
@@ -26,7 +26,8 @@ SCORES = (ops.Head, ops.CrossEntropy, ops.Contrast, ops.RegionWords, ops.Similar
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes of what a method is fed: its symbols, and the rows of each segment of patches."""
+    """The sizes of what a method is fed: its symbols, and the rows of each segment of patches, or
+    of tokens."""
 
     values: Mapping[str, int]
     segments: Mapping[str, Sequence[int]]
@@ -91,4 +92,6 @@ def _prefixes(names: Iterable[str]) -> frozenset[str]:
 def _options(node: Node, shapes: Shapes) -> dict[str, Lengths]:
     if isinstance(node.op, ops.VisionBlocks) and node.op.packed:
         return {"lengths": shapes.segments[node.inputs[1]]}
+    if isinstance(node.op, ops.DecoderBlocks) and not node.op.cached:
+        return {"lengths": shapes.segments[node.inputs[3]]}
     return {}

@@ -24,14 +24,14 @@ from ..blocks.adapter.qformer import QFormer
 from ..blocks.adapter.resampler import Resampler, sines
 from ..blocks.adapter.sam_neck import SamNeck
 from ..blocks.contrast import Scale, contrastive, hard_negatives, similarities, unit_sum
-from ..blocks.language.attention import cache_span, segment_mask
+from ..blocks.language.attention import cache_span
 from ..blocks.language.decoder import DecoderBlocks, Embed
 from ..blocks.language.query_decoder import Queries, QueryBlocks
 from ..blocks.linear import Linear
 from ..blocks.lora import AdaptedLinear
 from ..blocks.loss import region_words, weighted_cross_entropy
 from ..blocks.norms import NORMS
-from ..blocks.operators import linear, seen
+from ..blocks.operators import in_segments, linear, seen
 from ..blocks.quantized import Int4Linear, Int8Linear, QuantizedLinear
 from ..blocks.rounding import Rounding, rounded
 from ..blocks.splice import splice
@@ -151,7 +151,7 @@ def _run_decoder(
     *rest: Any,
 ) -> Tensor:
     if not op.cached:
-        return block(x_BTW, cos_BTD, sin_BTD, segment_mask(*rest))
+        return block(x_BTW, cos_BTD, sin_BTD, in_segments(*rest))
     slot_BT, first_B, caches, *scale_BT = rest
     seen_BTS = seen(*cache_span(slot_BT, first_B), caches[0][0])
     return block(x_BTW, cos_BTD, sin_BTD, seen_BTS, caches, slot_BT[:, 0], *scale_BT)

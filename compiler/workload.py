@@ -127,7 +127,7 @@ def shapes_of(recipe: Recipe, purpose: Stage | AnyMode, sample: Sample, batch: i
         assert recipe.lm
         most = min(purpose.prompt.high + purpose.new, recipe.lm.context)
         values["slots"] = cache_slots(length + purpose.new - 1, *slot_range(most))
-    segments: dict[str, Sequence[int]] = {}
+    segments: dict[str, Sequence[int]] = {"text.segment_id": (length,) * count}
     for medium in shown(recipe, purpose):
         own = [one for one in each if one.medium == medium] * count
         own = own or [nothing(recipe, medium)]

@@ -18,17 +18,6 @@ LayerCache: TypeAlias = tuple[Tensor, Tensor]
 """Keys and values of one layer, [B, K, S, D] each, updated in place."""
 
 
-def segment_mask(segment_id_BT: Tensor) -> Tensor:
-    """[B, T, T]: True where a query may see a key: not after it, and of its own segment.
-
-    Padding, segment 0, sees padding: no row is empty, and no sample is touched.
-    """
-    length = segment_id_BT.shape[1]
-    position_T = torch.arange(length, device=segment_id_BT.device)
-    same_BTT = segment_id_BT[:, :, None] == segment_id_BT[:, None, :]
-    return same_BTT & (position_T[:, None] >= position_T)
-
-
 def cache_span(slot_BT: Tensor, first_B: Tensor) -> tuple[Tensor, Tensor]:
     """[B, T] each: the first and the last slot that the query in a slot sees, from `first` to its
     own.

@@ -20,6 +20,7 @@ from .kernels import (
     scatter,
 )
 from .module import Module, attend, heads_of, mixed, rotated
+from .segments import Lengths, Segments, segments_apart
 from .tape import Value
 from .views import (
     expand,
@@ -36,14 +37,19 @@ def embed(op: ops.Embed, module: Module, ids: Value) -> Value:
     return embedded(module["weight"], ids)
 
 
-def decoder_blocks(op: ops.DecoderBlocks, module: Module, x: Value, *rest: Value) -> Value:
-    """Blocks over whole sequences, or over a cache."""
+def decoder_blocks(
+    op: ops.DecoderBlocks, module: Module, x: Value, *rest: Value, lengths: Lengths = ()
+) -> Value:
+    """Blocks over rows of segments, or over a cache."""
     cos, sin, *others = rest
     cache, scale = None, None
+    mask: Value | Segments
     if op.cached:
         cache, *scaled = others[2:]
         scale = scaled[0] if scaled else None
-    mask = seen(x, cache)
+        mask = seen(x, cache)
+    else:
+        mask = segments_apart(x, lengths)
 
     def block(module: Module, index: int, x: Value) -> Value:
         return decoder_block(module, op, x, cos, sin, mask, cache, scale)
@@ -65,7 +71,7 @@ def decoder_block(
     x: Value,
     cos: Value,
     sin: Value,
-    mask: Value | None,
+    mask: Value | Segments | None,
     cache: Value | None = None,
     scale: Value | None = None,
 ) -> Value:
@@ -81,7 +87,7 @@ def _attention(
     x: Value,
     cos: Value,
     sin: Value,
-    mask: Value | None,
+    mask: Value | Segments | None,
     cache: Value | None,
     scale: Value | None,
 ) -> Value:

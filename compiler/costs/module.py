@@ -22,6 +22,7 @@ from .kernels import (
     softmax,
     squared,
 )
+from .segments import Segments, causal_attention
 from .tape import Tape, Value
 from .views import (
     flatten,
@@ -152,8 +153,10 @@ def heads_of(x: Value, heads: int) -> Value:
     return transpose(unflatten(x, -1, (heads, -1)), 1, 2)
 
 
-def attend(q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
+def attend(q: Value, k: Value, v: Value, mask: Value | Segments | None = None) -> Value:
     """Attention, [B, H, T, D]; a single query goes through plain products."""
+    if isinstance(mask, Segments):
+        return causal_attention(q, k, v, mask)
     if q.sizes[2] > 1:
         shown = None if mask is None else reshape(mask, (mask.sizes[0], 1, *mask.sizes[1:]))
         return attention(q, k, v, shown)

@@ -27,6 +27,7 @@ from .kernels import (
     stack,
 )
 from .module import Module, mixed, plain_attention, rotated
+from .segments import Lengths
 from .tape import Value
 from .views import (
     expand,
@@ -40,9 +41,6 @@ from .views import (
     unbind,
     unflatten,
 )
-
-Lengths = Sequence[int]
-"""How many rows each segment of packed patches has, in order."""
 
 
 def patch_embed(op: ops.PatchEmbed, module: Module, rows: Value) -> Value:
