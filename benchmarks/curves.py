@@ -4,13 +4,15 @@ Some of the 28 blocks of the published 2B model and its whole head, random weigh
 text. Two tables are printed, and drawn: a token for 1, 2, 4 and 8 answers that grow at once, and
 the first and each next token behind prompts from 256 tokens on. Beside each stands what the machine
 allows, measured in the same run: the bytes of weights and cache at the read bandwidth, the
-operations of the maths at the rate of a bfloat16 product. A third table says where the time goes:
-for each operator that torch's profiler sees, its share; what it does not see are compiled loops.
+operations of the maths at the rate of a bfloat16 product; and, with --peer, how many times as long
+the plain Hugging Face implementation takes, with the same weights in the same memory. A third table
+says where the time goes: for each operator that torch's profiler sees, its share; what it does not
+see are compiled loops.
 
-Needs g++ and 4 GB of memory for 4 blocks in bf16. Compiles for minutes, once where a folder is
-given. Measure on a quiet machine, or with one thread.
+Needs g++ and 4 GB of memory for 4 blocks in bf16, for --peer the extra `benchmarks`. Compiles for
+minutes, once where a folder is given. Measure on a quiet machine, or with one thread.
 
-    python benchmarks/curves.py --threads 1 --keep build/curves --draw docs/pictures/costs.svg
+    python benchmarks/curves.py --threads 1 --peer --keep build/curves --draw costs.svg
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from triptych.cli.waiting import SPINS
 
@@ -37,8 +40,10 @@ from triptych.backends.probe import probe
 from triptych.benchmarks.answers import Timed, answered, endless, question
 from triptych.benchmarks.compiled import executable, stills
 from triptych.benchmarks.limits import product_rate, read_bandwidth
+from triptych.benchmarks.peer import ask_peer, peer_inputs, peer_model
 from triptych.blocks.input.calls import CHUNK, cache_slots
 from triptych.blocks.input.processor import Processor
+from triptych.blocks.input.sample import Sample
 from triptych.compiler.costing import Shapes
 from triptych.compiler.lower import PRECISIONS
 from triptych.compiler.memory import answering
@@ -71,6 +76,8 @@ class Point:
     next: float
     least_first: float
     least_next: float
+    peer: tuple[float, float] | None
+    """The peer's seconds, to the first token and to each next."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +88,44 @@ class Bench:
     work: Job
     new: int
     runs: int
+    peer: Any = None
+    """The model of the plain implementation, where it is asked too."""
 
     def ask(self, batch: int, length: int, new: int) -> Timed:
         """Prompts of text, all of one length."""
-        sample = question(self.session.processor, length)
-        return answered(self.session, [sample] * batch, new)
+        return answered(self.session, self.prompts(batch, length), new)
+
+    def ask_peer(self, batch: int, length: int, new: int) -> Timed:
+        """The same of the peer."""
+        pad = self.work.spec["tokens"]["specials"]["image_pad"]["id"]
+        prompts = self.prompts(batch, length)
+        return ask_peer(self.peer, peer_inputs(self.session.processor, prompts, pad), new)
+
+    def prompts(self, batch: int, length: int) -> list[Sample]:
+        """Equal ones."""
+        return [question(self.session.processor, length)] * batch
 
     def point(self, batch: int, length: int) -> Point:
         """Medians of some answers, after one that warms up; the limits of the same minute."""
         self.ask(batch, length, 2)
         rate, read = product_rate(5), read_bandwidth(5)
-        said = [self.ask(batch, length, self.new) for _ in range(self.runs)]
         return Point(
             batch,
             length,
-            statistics.median(one.first for one in said),
-            statistics.median(one.next for one in said),
+            *self.medians(self.ask, batch, length),
             self.operations(batch, length) / rate,
             (self.weights + batch * length * self.slot) / read,
+            self.medians(self.ask_peer, batch, length) if self.peer else None,
+        )
+
+    def medians(
+        self, ask: Callable[[int, int, int], Timed], batch: int, length: int
+    ) -> tuple[float, float]:
+        """Seconds to the first token, and to each next."""
+        said = [ask(batch, length, self.new) for _ in range(self.runs)]
+        return (
+            statistics.median(one.first for one in said),
+            statistics.median(one.next for one in said),
         )
 
     @property
@@ -139,26 +166,28 @@ def draw(batches: Sequence[Point], lengths: Sequence[Point], path: Path, title: 
 
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     figure.suptitle(title)
-    panels: Mapping[str, tuple[str, Sequence[tuple[float, float, float]]]] = {
+    panels: Mapping[str, tuple[str, Sequence[tuple[int, float, float, float | None]]]] = {
         "a token of all answers": (
             "answers at a time",
-            [(one.batch, one.next, one.least_next) for one in batches],
+            [(p.batch, p.next, p.least_next, p.peer and p.peer[1]) for p in batches],
         ),
         "the first token": (
             "tokens of the prompt",
-            [(one.length, one.first, one.least_first) for one in lengths],
+            [(p.length, p.first, p.least_first, p.peer and p.peer[0]) for p in lengths],
         ),
         "each next token": (
             "tokens of the prompt",
-            [(one.length, one.next, one.least_next) for one in lengths],
+            [(p.length, p.next, p.least_next, p.peer and p.peer[1]) for p in lengths],
         ),
     }
     for axes, (name, (beneath, points)) in zip(
         figure.subplots(1, len(panels)), panels.items(), strict=True
     ):
-        places = [place for place, _, _ in points]
-        axes.plot(places, [took for _, took, _ in points], "o-", label="measured")
-        axes.plot(places, [least for *_, least in points], "--", label="what the machine allows")
+        places = [place for place, *_ in points]
+        if all(theirs for *_, theirs in points):
+            axes.plot(places, [theirs for *_, theirs in points], "s:", label="transformers")
+        axes.plot(places, [took for _, took, *_ in points], "o-", label="measured")
+        axes.plot(places, [least for *_, least, _ in points], "--", label="what the machine allows")
         axes.set(title=name, xlabel=beneath, ylabel="seconds", xscale="log")
         if name == "the first token":
             axes.set(yscale="log")
@@ -186,6 +215,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--keep", type=Path, help="a folder for compiled code, found there again")
     parser.add_argument("--compile-only", action="store_true", help="fill that folder, and stop")
+    parser.add_argument("--peer", action="store_true", help="ask transformers too")
     parser.add_argument("--draw", type=Path, metavar="FILE", help="an .svg or .png of the curves")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -204,6 +234,9 @@ def main() -> None:
         for length in lengths:
             bench.ask(1, length, 2)
         return
+    if options.peer:
+        peer = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
+        bench = replace(bench, peer=peer)
 
     title = (
         f"{options.backend}, {options.depth} of 28 blocks, {bench.weights / 1e6:.0f} MB in "
@@ -211,6 +244,7 @@ def main() -> None:
     )
     print(title)
     head = f"{'first, s':>10}{'of limit':>10}{'next, ms':>10}{'of limit':>10}{'tokens/s':>10}"
+    head += f"{'x first':>10}{'x next':>10}" if options.peer else ""
     print(f"\n{'answers':<8}{head}")
     batches = [bench.point(batch, SHORT) for batch in BATCHES]
     for one in batches:
@@ -231,10 +265,13 @@ def main() -> None:
 
 
 def _told(one: Point) -> str:
-    return (
+    told = (
         f"{one.first:>10.3f}{one.least_first / one.first:>10.2f}"
         f"{one.next * 1e3:>10.1f}{one.least_next / one.next:>10.2f}{one.batch / one.next:>10.1f}"
     )
+    if one.peer:
+        told += f"{one.peer[0] / one.first:>10.2f}{one.peer[1] / one.next:>10.2f}"
+    return told
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def main() -> None:
 
     if not options.quantize:
         peer = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
-        fed = peer_inputs(processor, sample, work.spec["tokens"]["specials"]["image_pad"]["id"])
+        fed = peer_inputs(processor, [sample], work.spec["tokens"]["specials"]["image_pad"]["id"])
         rows = {PEER: Row(lambda new: ask_peer(peer, fed, new)), **rows}
     said = {name: row.ask(8).tokens[0] for name, row in rows.items()}
     for _ in range(options.runs):

@@ -235,8 +235,8 @@ def _line(row: Row) -> str:
         return f"{named} {row.problem}"
     true = "" if row.own is None else f" (off float32 {row.own:.1e}, eager {row.rounding:.1e})"
     return (
-        f"{named} off {row.error:.1e} ({row.off:.1e}){true} in {row.parameter}, {row.methods} methods, compiled "
-        f"again {row.recompiles} times, {row.seconds:.0f} s"
+        f"{named} off {row.error:.1e} ({row.off:.1e}){true} in {row.parameter}, {row.methods} "
+        f"methods, compiled again {row.recompiles} times, {row.seconds:.0f} s"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,16 +62,21 @@ def peer_model(recipe: Recipe, weights: Mapping[str, Tensor], dtype: torch.dtype
     return model.eval()
 
 
-def peer_inputs(processor: Processor, sample: Sample, image_pad: int) -> dict[str, Tensor]:
-    """What the peer is fed: the same tokens and pixels, every frame of a patch written out."""
-    folded = processor.prompt_batch([sample]).inputs["image.patches"]
-    ids = torch.from_numpy(sample.ids)[None]
+def peer_inputs(
+    processor: Processor, samples: Sequence[Sample], image_pad: int
+) -> dict[str, Tensor]:
+    """What the peer is fed for prompts of one length: the same tokens and pixels, every frame of a
+    patch written out."""
+    ids = torch.stack([torch.from_numpy(sample.ids) for sample in samples])
+    fed = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    pictures = [seen for sample in samples for seen in sample.media]
+    if not pictures:
+        return fed
+    folded = processor.prompt_batch(samples).inputs["image.patches"]
     frames = folded.unflatten(1, (3, 1, -1)).expand(-1, -1, 2, -1).flatten(1)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
+    return fed | {
         "pixel_values": frames,
-        "image_grid_thw": torch.tensor([processor.inputs["image"].grid(x) for x in sample.media]),
+        "image_grid_thw": torch.tensor([processor.inputs["image"].grid(x) for x in pictures]),
         "mm_token_type_ids": (ids == image_pad).int(),
     }
 
@@ -89,7 +94,7 @@ class _Stamps:
 
 
 def ask_peer(model: Any, fed: Mapping[str, Tensor], new: int) -> Timed:
-    """The likeliest `new` tokens behind the prompt, by the peer."""
+    """The likeliest `new` tokens behind each prompt, by the peer."""
     stamps, begin = _Stamps(), clock()
     with torch.inference_mode():
         out = model.generate(

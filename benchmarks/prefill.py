@@ -146,7 +146,7 @@ def main() -> None:
         return
     if options.peer:
         model = peer_model(recipe, work.lowered.module.state_dict(), work.dtype)
-        fed = peer_inputs(processor, sample, work.spec["tokens"]["specials"]["image_pad"]["id"])
+        fed = peer_inputs(processor, [sample], work.spec["tokens"]["specials"]["image_pad"]["id"])
         rows = {"transformers": partial(theirs, model, fed), **rows}
         rows["transformers"]()
 
