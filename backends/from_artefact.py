@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,15 @@ class FromArtefact:
     artefact: Artefact
     given: Path | None = None
     link: bool = False
+
+    @classmethod
+    def checked(cls, artefact: Artefact, given: Path | None, link: bool) -> Self:
+        """The same, before anything is compiled: ArtefactError or WeightsError name a file of
+        weights that is not there, was changed, or does not fit."""
+        origin = cls(artefact, given, link)
+        if origin.has_weights:
+            placed(artefact.folder, origin.manifest, given)
+        return origin
 
     @property
     def against(self) -> Literal["program"]:

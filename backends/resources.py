@@ -29,4 +29,7 @@ def resources(recipe: Recipe, *beside: Path) -> Path | None:
     if shipped.is_file():
         return None
     looked = ", ".join(dict.fromkeys(map(str, folders)))
-    raise ResourceError(f"the vocabulary {shipped.name} of {recipe.name} is in none of: {looked}")
+    raise ResourceError(
+        f"the vocabulary {shipped.name} of {recipe.name} is in none of: {looked}. Put it there, or "
+        "name with --weights the run that it was trained with"
+    )

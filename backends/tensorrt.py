@@ -96,7 +96,7 @@ class TensorRT:
         """
         from .from_artefact import FromArtefact
 
-        return self.write(FromArtefact(artefact, given, link), folder)
+        return self.write(FromArtefact.checked(artefact, given, link), folder)
 
     def write(self, origin: Origin, folder: Path) -> Artefact:
         """Write the artefact of whatever has methods that answer."""

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from triptych.backends import verification
+from triptych.backends.aot import Aot
 from triptych.backends.artefact import Artefact
 from triptych.backends.bindings import parameters_of
 from triptych.backends.from_artefact import FromArtefact
@@ -258,6 +259,17 @@ def test_what_is_compiled_again_keeps_or_takes_weights(
         assert_equal(parameters_of(new, manifest), state)
     else:
         assert manifest.weights == Manifest.read(bare / MANIFEST).weights
+
+
+def test_weights_are_looked_at_before_anything_is_compiled(bare, link, published, tmp_path):
+    steps = []
+    again = Aot(lambda *step: steps.append(step))
+    with pytest.raises(WeightsError, match="nowhere is not there"):
+        again.rebuild(Artefact(bare), tmp_path / "new", tmp_path / "nowhere")
+    published.rename(tmp_path / "moved")
+    with pytest.raises(ArtefactError, match="is not there"):
+        again.rebuild(Artefact(link), tmp_path / "new")
+    assert not steps
 
 
 def test_links_that_moved_are_kept_where_they_are_now(link, published, state, tmp_path):
