@@ -89,6 +89,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, segment_id: Tensor) -> tuple[Tensor
     """What the operator computes: [N, H, D], and the logarithm of the sum of the exponentials of
     each query's scores, [N, H] in float32."""
     kernel = _kernel(q)
+    q, k, v = (_side_by_side(x) for x in (q, k, v))
     if kernel == "varlen":
         return varlen(q, k, v, segment_id)
     attention = _flash if kernel == "flash" else _sliced
@@ -106,7 +107,8 @@ def backward(
     segment_id: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of queries, keys and values."""
-    kernel, grad = _kernel(q), grad.contiguous()
+    kernel = _kernel(q)
+    grad, q, k, v = (_side_by_side(x) for x in (grad, q, k, v))
     if kernel == "varlen":
         return varlen_back(grad, q, k, v, out, logsumexp, segment_id)
     attention = _flash_back if kernel == "flash" else _sliced_back
@@ -123,6 +125,11 @@ def _kernel(q: Tensor) -> Kernel:
             f"attention is trained by plain products, which is slower: {why}", stacklevel=2
         )
     return kernel
+
+
+def _side_by_side(x_NHD: Tensor) -> Tensor:
+    """With the numbers of a head in neighbouring memory, as torch's kernels read them."""
+    return x_NHD if x_NHD.stride(-1) == 1 else x_NHD.contiguous()
 
 
 def _by_segments(
@@ -184,7 +191,8 @@ def _sliced_back(
     out_GHLD: Tensor,
     logsumexp_GHL: Tensor,
 ) -> Sequence[Tensor]:
-    grad_q_GHLD, grad_k_GKLD, grad_v_GKLD = (torch.zeros_like(x) for x in (q_GHLD, k_GKLD, v_GKLD))
+    grad_q_GHLD = torch.empty_like(q_GHLD)
+    grad_k_GKLD, grad_v_GKLD = (torch.zeros_like(x, dtype=torch.float32) for x in (k_GKLD, v_GKLD))
     inner_GHL1 = (grad_GHLD.float() * out_GHLD.float()).sum(-1, keepdim=True)
     shared = k_GKLD.shape[1]
     for queries, scores_GKRQS in _scores(q_GHLD, k_GKLD):
@@ -200,7 +208,7 @@ def _sliced_back(
         grad_q_GHLD[:, :, queries] = (grad_scores_GKRQS @ k_GK1SD).flatten(1, 2)
         grad_k_GKLD[:, :, : queries.stop] += (grad_scores_GKRQS.mT @ q_GKRQD).sum(2)
         grad_v_GKLD[:, :, : queries.stop] += (p_GKRQS.to(q_GHLD.dtype).mT @ grad_GKRQD).sum(2)
-    return grad_q_GHLD, grad_k_GKLD, grad_v_GKLD
+    return grad_q_GHLD, grad_k_GKLD.to(k_GKLD.dtype), grad_v_GKLD.to(v_GKLD.dtype)
 
 
 def _scores(q_GHLD: Tensor, k_GKLD: Tensor) -> Iterator[tuple[slice, Tensor]]:

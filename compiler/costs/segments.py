@@ -32,8 +32,8 @@ def segments_apart(x: Value, lengths: Lengths) -> Segments:
 def causal_attention(q: Value, k: Value, v: Value, among: Segments) -> Value:
     """[B, H, T, D], as one operator that goes from segment to segment."""
     rows = q.sizes[0], q.sizes[2]
-    made = _operator(*(flatten(transpose(x, 1, 2), 0, 1) for x in (q, k, v)), among)
-    return transpose(unflatten(made, 0, rows), 1, 2)
+    q, k, v = (flatten(transpose(x, 1, 2), 0, 1) for x in (q, k, v))
+    return transpose(unflatten(_operator(q, k, v, among), 0, rows), 1, 2)
 
 
 def _operator(q: Value, k: Value, v: Value, among: Segments) -> Value:

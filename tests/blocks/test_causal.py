@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 from torch.autograd.graph import saved_tensors_hooks
 
 from triptych.blocks import causal
@@ -67,6 +68,22 @@ def test_it_is_attention_under_a_mask(kernel, dtype, shared, monkeypatch):
         for found, wanted in zip(ours, by_mask(ids, *given), strict=True):
             assert found.dtype == dtype and found.shape == wanted.shape
             assert (found - wanted).abs().max() <= NEAR[dtype] * (1 + wanted.abs().max())
+
+
+@pytest.mark.parametrize("kernel", ["flash", "slices"])
+def test_tensors_may_lie_in_any_way(kernel, monkeypatch):
+    monkeypatch.setattr(causal, "kernel_for", lambda *given: (kernel, ""))
+    ids = cut(2, 17, random.Random(0), True)
+    told = segments_apart(ids)
+    given = [numbers(2, heads, 17, 8, seed=heads) for heads in (4, 2, 2, 4)]
+    apart = [torch.stack((x, x), dim=-1)[..., 0].detach().requires_grad_() for x in given]
+    turned = [x.detach().mT.contiguous().mT.requires_grad_() for x in given]
+    wanted, *others = (
+        both(lambda q, k, v: causal_attention(q, k, v, told), *each)
+        for each in (given, apart, turned)
+    )
+    for found in others:
+        assert all(map(torch.equal, found, wanted))
 
 
 def test_no_sample_sees_another():
@@ -173,9 +190,11 @@ def test_another_cutting_is_no_other_graph():
     graphs = []
 
     def counted(graph, example):
-        from torch._dynamo.backends.debugging import aot_eager
-
         graphs.append(graph)
+        seen = [node.meta.get("example_value") for node in graph.graph.nodes]
+        for held in (x for x in seen if isinstance(x, torch.Tensor)):
+            free = [str(size) for size in held.shape if not isinstance(size, int)]
+            assert len(free) == len(set(free)), f"{held.shape} has the length of a row twice"
         return aot_eager(graph, example)
 
     class Step(torch.nn.Module):

@@ -20,6 +20,7 @@ STEPS = [
     ("internvl_14b_tiny", "retrieval"),  # routes, drop path, queries that look at pictures
     ("internvl_chat_tiny", "sft"),  # computed again
     ("deepseek_vl_tiny", "adaptor"),  # windows, convolutions, two towers
+    ("qwen2_vl_tiny", "sft"),  # several samples in a row
 ]
 MODES = [("qwen2_vl_tiny", "chat"), ("internvl_14b_tiny", "caption")]
 
