@@ -69,7 +69,9 @@ class StageRun:
             for name in weights
         }
         self._live = {name: master.to(dtypes[name]) for name, master in self._masters.items()}
-        used = {name: self._live.get(name, value) for name, value in weights.items()}
+        # What no method uses is kept as it was given, and nowhere else.
+        names = {name for graph in program.methods.values() for name in graph.parameters()}
+        used = {name: weights[name] for name in names} | self._live
         self._used = {name: value.to(device, dtypes[name]) for name, value in used.items()}
         self._program, self._plan, self._device, self._store = program, plan, device, store
         self._workers = 1 if code else workers

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
+from torch.nn import Parameter
 
 from triptych.backends.data import open_source
 from triptych.backends.listening import Silence
@@ -43,6 +46,28 @@ def test_parts_hold_their_precision_and_masters_are_float32(folder):
     _, exact = first_step(overridden(recipe, Options(precision="f32")), folder)
     assert loss != exact
     assert loss == pytest.approx(exact, rel=2e-2)
+
+
+def test_what_no_method_uses_has_no_copy_to_compute_with(folder):
+    """A tower that learns to name regions leaves the blocks of the language model alone."""
+    amend = ["vision.precision = bf16", "vision.loss = words"]
+    recipe = load_recipe(str(folder / "tiny.vlm"), amend=amend)
+    program, planned = for_training(recipe, "vision"), plan(recipe)["vision"]
+    weights = completed({}, program, seed=0)
+    run = StageRun(program, planned, weights)
+    shapes = {
+        name: weights[name].shape for name in ("lm.blocks.0.mlp.gate.weight", "lm.embed.weight")
+    }
+    held = {
+        one.shape
+        for one in gc.get_objects()
+        if type(one) in (torch.Tensor, Parameter) and one.dtype == torch.bfloat16
+    }
+    assert {name: shape in held for name, shape in shapes.items()} == {
+        "lm.blocks.0.mlp.gate.weight": False,
+        "lm.embed.weight": True,
+    }
+    assert run.weights["lm.blocks.0.mlp.gate.weight"] is weights["lm.blocks.0.mlp.gate.weight"]
 
 
 class Losses(Silence):
