@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from ..blocks.matrices import activated_linear
+from ..blocks.matrices import feed_forward, residual_linear
 from ..blocks.operators import masked_segments
 from ..blocks.spans import masked_cache, span_mask
 from .base import BackendError, Limit, Method, Port
@@ -229,7 +229,8 @@ def _gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
 _FORMS: Mapping[Any, Any] = {
     torch.ops.triptych.segment_attention.default: _attend_pictures,
     torch.ops.triptych.linear.default: functional.linear,
-    torch.ops.triptych.activated_linear.default: activated_linear,
+    torch.ops.triptych.residual_linear.default: residual_linear,
+    torch.ops.triptych.feed_forward.default: feed_forward,
     torch.ops.aten.scaled_dot_product_attention.default: _attend,
     torch.ops.aten.gather.default: _gather,
 }

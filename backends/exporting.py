@@ -131,21 +131,21 @@ class CompiledForms(TypedDict):
     cache_attention: Literal["masked", "operator"]
     linear: Literal["torch", "operator"]
     few_bits: Literal["torch", "operator"]
-    activation: Literal["apart", "fused"]
+    beside: Literal["apart", "fused"]
 
 
 def compiled_forms(method: str) -> CompiledForms:
     """Of a cache, only what is seen is read. Layers are our own operators, which read matrices as
-    streams for few rows, and multiply tiles for many; with these, an activation is computed as the
-    sums are written out. Weights in few bits are streams only for `decode`, which takes one token a
-    row, and mostly one row.
+    streams for few rows, and multiply tiles for many; with these, activations, gates and
+    residuals are computed as the sums are written out. Weights in few bits are streams only for
+    `decode`, which takes one token a row, and mostly one row.
     """
     few = method == "decode"
     return {
         "cache_attention": "operator",
         "linear": "operator",
         "few_bits": "operator" if few else "torch",
-        "activation": "apart" if few else "fused",
+        "beside": "apart" if few else "fused",
     }
 
 

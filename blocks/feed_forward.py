@@ -5,7 +5,7 @@ Shape suffix: W width, whatever stands before it.
 
 from torch import Tensor, nn
 
-from .linear import Linear, activated
+from .linear import Linear, feed_forward
 
 
 class FeedForward(nn.Module):
@@ -17,9 +17,9 @@ class FeedForward(nn.Module):
         self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
-    def forward(self, x_W: Tensor) -> Tensor:
-        """From [..., W] to [..., W]."""
-        return self.fc2(activated(self.fc1, x_W, self.act))
+    def forward(self, x_W: Tensor, residual_W: Tensor | None = None) -> Tensor:
+        """From [..., W] to [..., W]; added to a residual, where one is given."""
+        return feed_forward(x_W, self.fc1, self.fc2, self.act, residual_W)
 
 
 class GatedFeedForward(nn.Module):
@@ -32,6 +32,6 @@ class GatedFeedForward(nn.Module):
         self.up = Linear(width, hidden, bias=False)
         self.down = Linear(hidden, width, bias=False)
 
-    def forward(self, x_W: Tensor) -> Tensor:
-        """From [..., W] to [..., W]."""
-        return self.down(activated(self.gate, x_W, self.act) * self.up(x_W))
+    def forward(self, x_W: Tensor, residual_W: Tensor | None = None) -> Tensor:
+        """From [..., W] to [..., W]; added to a residual, where one is given."""
+        return feed_forward(x_W, self.up, self.down, self.act, residual_W, self.gate)

@@ -37,7 +37,7 @@ class Forms:
     cache_attention: Literal["operator", "masked"] = "masked"
     linear: Literal["torch", "operator"] = "torch"
     few_bits: Literal["torch", "operator"] = "torch"
-    activation: Literal["apart", "fused"] = "apart"
+    beside: Literal["apart", "fused"] = "apart"
     published: bool = False
 
 
@@ -51,7 +51,7 @@ def lowering(
     cache_attention: Literal["operator", "masked"] | None = None,
     linear: Literal["torch", "operator"] | None = None,
     few_bits: Literal["torch", "operator"] | None = None,
-    activation: Literal["apart", "fused"] | None = None,
+    beside: Literal["apart", "fused"] | None = None,
     published: bool | None = None,
 ) -> Iterator[None]:
     """Inside, the named operations take the given form; None leaves a form as it is.
@@ -59,9 +59,9 @@ def lowering(
     "operator" is the opaque node (in eager runs the write itself, or attention under a mask),
     "indexed" writes by indices, "masked" attends to the whole cache under a mask, "torch" is
     torch's own linear layer (`few_bits`: plain tensor code where weights are in few bits), "fused"
-    puts an activation into the layer before it. `published` computes in the
-    order of the published models, bit for bit: attention as two products and a softmax, patches by
-    a convolution. It is for eager runs, and slower.
+    puts what stands beside a layer into it: an activation, a gate, a residual. `published` computes
+    in the order of the published models, bit for bit: attention as two products and a softmax,
+    patches by a convolution. It is for eager runs, and slower.
     """
     global _forms
     before = _forms
@@ -70,7 +70,7 @@ def lowering(
         cache_attention or before.cache_attention,
         linear or before.linear,
         few_bits or before.few_bits,
-        activation or before.activation,
+        beside or before.beside,
         before.published if published is None else published,
     )
     try:
@@ -105,9 +105,9 @@ def compiled_segments(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, segment_id_N:
 
 
 def fuses(weight_OI: Tensor) -> bool:
-    """Whether a compiled layer with this matrix computes the activation behind it too."""
+    """Whether a compiled layer with this matrix computes what stands beside it too."""
     return (
-        _forms.activation == "fused"
+        _forms.beside == "fused"
         and torch.compiler.is_compiling()
         and weight_OI.dtype == torch.bfloat16
     )

@@ -6,7 +6,7 @@ width of the model.
 
 from torch import Tensor, nn
 
-from ..linear import Linear, activated
+from ..linear import Linear, feed_forward
 from ..norms import NORMS
 
 
@@ -39,4 +39,4 @@ class MergeMLP(nn.Module):
     def forward(self, x_NW: Tensor) -> Tensor:
         """From [..., N, W] to [..., M, D] with N = M * area."""
         x_MAW = self.norm(x_NW).unflatten(-2, (-1, self.area))
-        return self.fc2(activated(self.fc1, x_MAW.flatten(-2), self.act))
+        return feed_forward(x_MAW.flatten(-2), self.fc1, self.fc2, self.act)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..activations import ACTIVATIONS
-from ..linear import Linear, activated
+from ..linear import Linear, feed_forward
 from ..norms import NORMS
 
 
@@ -27,7 +27,7 @@ class MLP(nn.Module):
         """From [..., W] to [..., D]."""
         if self.norm is not None:
             x_W = self.norm(x_W)
-        return self.fc2(activated(self.fc1, x_W, self.act))
+        return feed_forward(x_W, self.fc1, self.fc2, self.act)
 
 
 class SplitMLP(nn.Module):

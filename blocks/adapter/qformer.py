@@ -45,7 +45,7 @@ class QFormerBlock(nn.Module):
         x_MQW = self.norm1(x_MQW + self.attn(x_MQW, x_MQW, x_MQW))
         if self.crosses:
             x_MQW = self.cross_norm(x_MQW + self.cross(x_MQW, seen_MSC, seen_MSC, mask_M1S))
-        return self.norm2(x_MQW + self.mlp(x_MQW))
+        return self.norm2(self.mlp(x_MQW, x_MQW))
 
 
 class QFormerBlocks(nn.ModuleList):

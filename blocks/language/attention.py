@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..linear import Linear
+from ..linear import Linear, added
 from ..operators import attend, kv_update
 from ..rotary import rotate
 
@@ -60,11 +60,16 @@ class DecoderAttention(nn.Module):
         return q_BHTD, k_BKTD, v_BKTD
 
     def forward(
-        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_BTS: Tensor | None
+        self,
+        q_BHTD: Tensor,
+        k_BKSD: Tensor,
+        v_BKSD: Tensor,
+        seen_BTS: Tensor | None,
+        residual_BTW: Tensor,
     ) -> Tensor:
-        """What the queries find among the keys that they see, [B, T, W]."""
+        """What the queries find among the keys that they see, added to a residual: [B, T, W]."""
         out_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, seen_BTS)
-        return self.o(out_BHTD.transpose(1, 2).flatten(2))
+        return added(self.o, out_BHTD.transpose(1, 2).flatten(2), residual_BTW)
 
 
 def written(keys: Sequence[Tensor], cache: LayerCache | None, start_B: Tensor | None) -> LayerCache:

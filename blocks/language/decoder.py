@@ -78,8 +78,8 @@ class DecoderBlock(nn.Module):
     def _mixed(
         self, x_BTW: Tensor, q_BHTD: Tensor, k: Tensor, v: Tensor, seen_BTS: Tensor | None
     ) -> Tensor:
-        x_BTW = x_BTW + self.attn(q_BHTD, k, v, seen_BTS)
-        return x_BTW + self.mlp(self.norm2(x_BTW))
+        x_BTW = self.attn(q_BHTD, k, v, seen_BTS, x_BTW)
+        return self.mlp(self.norm2(x_BTW), x_BTW)
 
 
 class DecoderBlocks(nn.ModuleList):

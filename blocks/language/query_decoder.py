@@ -148,14 +148,14 @@ class QueryBlock(DecoderBlock):
         picture_B: Tensor | None,
         place_BQ: Tensor | None,
     ) -> Tensor:
-        x_BTW = x_BTW + self.attn(q_BHTD, k, v, seen_BTS)
+        x_BTW = self.attn(q_BHTD, k, v, seen_BTS, x_BTW)
         if self.cross is not None and seen_MPC is not None:
             assert place_BQ is not None
             place_BQW = place_BQ[..., None].expand(-1, -1, x_BTW.shape[2])
             x_BQW = x_BTW.gather(1, place_BQW)
             x_BQW = x_BQW + self.cross(x_BQW, seen_MPC, picture_B)
             x_BTW = x_BTW.scatter(1, place_BQW, x_BQW)
-        return x_BTW + self.mlp(self.norm2(x_BTW))
+        return self.mlp(self.norm2(x_BTW), x_BTW)
 
 
 class QueryBlocks(nn.ModuleList):

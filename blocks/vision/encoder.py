@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..feed_forward import FeedForward
-from ..linear import Linear
+from ..linear import Linear, added
 from ..norms import NORMS
 from ..operators import picture_attention, segment_attention
 from ..recompute import through
@@ -54,20 +54,25 @@ class VisionAttention(nn.Module):
         segment_id_N: Tensor | None = None,
         cos_ND: Tensor | None = None,
         sin_ND: Tensor | None = None,
+        *,
+        residual_XW: Tensor | None = None,
     ) -> Tensor:
         """From [N, W] to [N, W], or without segment ids from [M, T, W] to [M, T, W].
 
-        Packed patches turn by `cos` and `sin`, in float32, where these are given.
+        Packed patches turn by `cos` and `sin`, in float32, where these are given. What comes out is
+        added to a residual, where there is one.
         """
         q_XHD, k_XHD, v_XHD = (x_XW.unflatten(-1, (self.heads, -1)) for x_XW in self._qkv(x_XW))
         if segment_id_N is None:
-            return self.proj(picture_attention(q_XHD, k_XHD, v_XHD).flatten(-2))
+            found_XW = picture_attention(q_XHD, k_XHD, v_XHD).flatten(-2)
+            return added(self.proj, found_XW, residual_XW)
         if cos_ND is not None and sin_ND is not None:
             cos_N1D, sin_N1D = cos_ND[:, None], sin_ND[:, None]
             q_XHD, k_XHD = (
                 rotate(x.float(), cos_N1D, sin_N1D, v_XHD.dtype) for x in (q_XHD, k_XHD)
             )
-        return self.proj(segment_attention(q_XHD, k_XHD, v_XHD, segment_id_N).flatten(1))
+        found_NW = segment_attention(q_XHD, k_XHD, v_XHD, segment_id_N).flatten(1)
+        return added(self.proj, found_NW, residual_XW)
 
     def _qkv(self, x_XW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_XW, k_XW, v_XW = self.qkv(x_XW).chunk(3, dim=-1)
@@ -118,6 +123,9 @@ class VisionBlock(nn.Module):
 
         `kept`, [2, N] or [2, M], is what each branch counts; without it, each counts 1.
         """
+        if self.ls1 is None and kept is None:
+            x_XW = self.attn(self.norm1(x_XW), *segments, residual_XW=x_XW)
+            return self.mlp(self.norm2(x_XW), x_XW)
         kept1_X, kept2_X = (None, None) if kept is None else kept.unbind(0)
         x_XW = _residual(x_XW, self.attn(self.norm1(x_XW), *segments), self.ls1, kept1_X)
         return _residual(x_XW, self.mlp(self.norm2(x_XW)), self.ls2, kept2_X)

@@ -75,7 +75,7 @@ class SamBlock(nn.Module):
         """From [M, P, W] to [M, P, W]."""
         x_MRCW = self.norm1(x_MPW).unflatten(1, self.grid)
         x_MPW = x_MPW + self._attended(x_MRCW).flatten(1, 2)
-        return x_MPW + self.mlp(self.norm2(x_MPW))
+        return self.mlp(self.norm2(x_MPW), x_MPW)
 
     def _attended(self, x_MRCW: Tensor) -> Tensor:
         if self.window is None:

@@ -17,10 +17,13 @@ from triptych.backends.inductor import Inductor
 from triptych.backends.manifest import Target
 from triptych.backends.packing import TOLERANCE
 from triptych.blocks.activations import ACTIVATIONS
-from triptych.blocks.matrices import FUSED, activated_linear
+from triptych.blocks.matrices import FUSED, feed_forward, residual_linear
 from triptych.blocks.operators import attend_segments, compiled_segments
 
 from .conftest import assert_same_methods, made
+
+LAYERS = {"linear": 1, "residual_linear": 1, "feed_forward": 2}
+"""Operators, and how many matrices they have at least."""
 
 ROUNDED = 2**-8
 """Half the distance of two neighbours in bfloat16, as a share: one rounding is no more."""
@@ -51,7 +54,7 @@ def test_kernels_are_loaded_where_the_processor_has_tiles():
     if "amx_bf16" not in Target.here().features:
         pytest.skip("this processor has no tiles")
     assert hasattr(torch.ops.triptych, "tile_attention")
-    for name in ("linear", "activated_linear", "tile_attention"):
+    for name in (*LAYERS, "tile_attention"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"triptych::{name}", "CPU")
 
 
@@ -82,8 +85,6 @@ def test_sizes_that_no_tile_fits_are_left_to_torch(sizes):
     x, weight, bias = numbers(rows, width), numbers(outputs, width), numbers(outputs)
     ours = torch.ops.triptych.linear(x, weight, bias)
     assert torch.equal(ours, functional.linear(x, weight, bias))
-    acted = torch.ops.triptych.activated_linear(x, weight, bias, 1)
-    assert_rounded(acted, functional.silu(ours.double()))
 
 
 def test_rows_may_stand_in_any_shape():
@@ -105,16 +106,57 @@ def test_threads_share_a_matrix():
         torch.set_num_threads(before)
 
 
+BESIDE = [(40, 96, 1536), (33, 576, 3104), (385, 64, 64), (40, 33, 64), (40, 64, 37)]
+"""Rows, outputs, width: of one block of the matrix, of two, of two chunks of x, and of no tiles."""
+
+
+@pytest.mark.parametrize("sizes", BESIDE)
+def test_a_residual_meets_numbers_that_are_rounded(sizes):
+    rows, outputs, width = sizes
+    x, weight, bias = numbers(rows, width), numbers(outputs, width, seed=1), numbers(outputs)
+    residual = 50 * numbers(rows, outputs, seed=2)
+    for added in (bias, None):
+        alone = torch.ops.triptych.linear(x, weight, added)
+        ours = torch.ops.triptych.residual_linear(x, weight, added, residual)
+        assert torch.equal(ours, residual + alone)
+        plain = residual_linear(x, weight, added, residual)
+        assert (ours - plain).abs().max() <= 2 * ROUNDED * plain.abs().max()
+    across = residual.T.contiguous().T
+    assert torch.equal(torch.ops.triptych.residual_linear(x, weight, None, across), ours)
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_an_activation_is_computed_with_the_sums(act):
-    x, weight, bias = 4 * numbers(48, 32), numbers(64, 32, seed=1), numbers(64, seed=2)
+@pytest.mark.parametrize("sizes", BESIDE)
+def test_two_layers_are_one_after_the_other(sizes, act):
+    rows, hidden, width = sizes
+    x, up, bias = numbers(rows, width), numbers(hidden, width, seed=1), numbers(hidden, seed=2)
+    gate = numbers(hidden, width, seed=3)
+    down, residual = numbers(64, hidden, seed=4), 50 * numbers(rows, 64, seed=5)
     number = 1 + FUSED.index(act)
-    ours = torch.ops.triptych.activated_linear(x, weight, bias, number)
-    wide = functional.linear(x.double(), weight.double(), bias.double())
-    assert wide.min() < -50 and wide.max() > 50
-    assert_rounded(ours, ACTIVATIONS[act](wide))
-    plain = activated_linear(x, weight, bias, number)
-    assert (plain.double() - ACTIVATIONS[act](wide)).abs().max() <= 0.01 * wide.abs().max()
+    for by, added in ((None, bias), (gate, None)):
+        rest = (down, None, number)
+        ours = torch.ops.triptych.feed_forward(x, by, up, added, *rest, None)
+        wide = (
+            None if by is None else by.double(),
+            up.double(),
+            None if added is None else added.double(),
+        )
+        theirs = feed_forward(x.double(), *wide, down.double(), None, number, None)
+        plain = feed_forward(x, by, up, added, *rest, None)
+        off, plainly = ((one.double() - theirs).norm() for one in (ours, plain))
+        assert off <= 1.1 * plainly and plainly <= 0.01 * theirs.norm()
+        whole = torch.ops.triptych.feed_forward(x, by, up, added, *rest, residual)
+        assert torch.equal(whole, residual + ours)
+
+
+def test_what_two_layers_share_is_rounded_as_between_operators():
+    x, up, down = numbers(70, 64), numbers(1600, 64, seed=1), numbers(64, 1600, seed=2)
+    bias, last = numbers(1600, seed=3), numbers(64, seed=4)
+    ours = torch.ops.triptych.feed_forward(
+        x, None, up, bias, down, last, 1 + FUSED.index("relu"), None
+    )
+    between = torch.ops.triptych.linear(x, up, bias).relu()
+    assert torch.equal(ours, torch.ops.triptych.linear(between, down, last))
 
 
 @pytest.mark.parametrize(
@@ -166,9 +208,12 @@ def test_every_matrix_meets_its_rows_in_an_operator(halved, method):
     weights = halved.lowered.methods[method].state_dict().items()
     matrices = sum(weight.dim() == 2 for name, weight in weights if "embed" not in name)
     tied = method == "prefill"
-    count = found["triptych.linear.default"] + found["triptych.activated_linear.default"]
-    assert count == matrices + tied
-    assert found["triptych.activated_linear.default"] > 0
+    count = {name: found[f"triptych.{name}.default"] for name in LAYERS}
+    blocks = sum(name.endswith("norm2.weight") for name, _ in weights)
+    gates = blocks if method == "prefill" else 0
+    assert sum(LAYERS[name] * count[name] for name in LAYERS) + gates == matrices + tied
+    # What stands beside a layer is computed with it: activations, gates, and residuals.
+    assert count["residual_linear"] == blocks and count["feed_forward"] == max(1, blocks)
     assert not found["aten.silu.default"] and not found["aten.sigmoid.default"]
 
 

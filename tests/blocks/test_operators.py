@@ -123,8 +123,8 @@ def test_attend_shares_key_value_heads_among_neighbouring_queries(queries):
 
 
 def test_forms_end_with_their_context():
-    with lowering(kv_update="indexed"), lowering(activation="fused"):
-        assert operators._forms == operators.Forms("indexed", activation="fused")
+    with lowering(kv_update="indexed"), lowering(beside="fused"):
+        assert operators._forms == operators.Forms("indexed", beside="fused")
     assert operators._forms == operators.Forms()
 
 

@@ -102,7 +102,7 @@ def test_generative(case, kernels):
     lowered, given = routes(case, "retrieval_g")
     ids, wanted, taps = case.inputs["input_ids"], case.expected, Taps(lowered)
     image = lowered.methods["image"].values(given)
-    names = {"self_attn": "attn", "cross_attn": "cross"}
+    names = {"self_attn": "attn.o", "cross_attn": "cross"}
     for name, tensor in wanted.items():
         _, found, path = name.partition("hook_image/qllama.model.layers.")
         if found:

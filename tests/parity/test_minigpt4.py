@@ -33,9 +33,9 @@ def tower(case, pixels):
     positions = lowered.module.get_submodule("vit.positions")
     names = {"vit.patch_embed": "visual_encoder.patch_embed", "vit.norm": "ln_vision"}
     names |= {
-        f"vit.{path}": f"visual_encoder.{path}"
+        f"vit.blocks.{index}{ours}": f"visual_encoder.blocks.{index}{theirs}"
         for index in range(recipe.encoders["vit"].depth)
-        for path in (f"blocks.{index}", f"blocks.{index}.attn")
+        for ours, theirs in (("", ""), (".attn.proj", ".attn"))
     }
     hooks = {f"hook/{theirs}": taps.seen[ours][0] for ours, theirs in names.items()}
     table = resized(positions.table, positions.sizes, positions.grid).detach()
