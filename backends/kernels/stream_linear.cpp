@@ -40,6 +40,7 @@ using triptych::widened;
 constexpr int64_t LINE = 64;        // bytes of a row that are taken in one step: a cache line
 constexpr int64_t AHEAD = 1024;     // bytes between what is read and what is asked for
 constexpr int64_t FEW = 8;          // rows of x that share one reading of the matrix
+constexpr int64_t QUICK = 2;        // rows of x that vectors multiply while it is read
 constexpr int64_t SHARE = 1 << 15;  // bytes that are worth a thread
 constexpr int64_t LANES = 16;
 
@@ -505,6 +506,9 @@ Tensor product(Format format, const Tensor& given_x, const char* weights, int64_
 Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   const bool halves = x.scalar_type() == ScalarType::BFloat16;
   if (!halves || x.numel() > FEW * weight.size(1)) return triptych::many_rows(x, weight, bias);
+  if (x.numel() > QUICK * weight.size(1)) {
+    if (const auto out = triptych::tiled_linear(x, weight, bias)) return *out;
+  }
   const Tensor matrix = dense(weight);
   return product(Bfloat16{}, x, data<char>(matrix, ScalarType::BFloat16), matrix.size(0),
                  matrix.size(1), bias);

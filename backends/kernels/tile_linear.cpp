@@ -190,11 +190,18 @@ static Tensor feed_forward(Tensor given, std::optional<Tensor> gate, Tensor up,
 }
 #endif
 
-Tensor many_rows(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+std::optional<Tensor> tiled_linear(const Tensor& x, const Tensor& weight,
+                                   const std::optional<Tensor>& bias) {
 #ifdef TRIPTYCH_TILES
-  if (const auto out = by_tiles(x, weight, bias)) return *out;
+  return by_tiles(x, weight, bias);
+#else
+  return std::nullopt;
 #endif
-  return torch_linear(x, weight, bias);
+}
+
+Tensor many_rows(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const auto out = tiled_linear(x, weight, bias);
+  return out ? *out : torch_linear(x, weight, bias);
 }
 
 }  // namespace triptych

@@ -1,5 +1,5 @@
 #pragma once
-// Linear layers for many rows: x [R, I] times a matrix [O, I] that stays as it is stored.
+// Linear layers for more than a few rows: x [R, I] times a matrix [O, I] that stays as it is stored.
 //
 // The transpose of the result is computed, matrix times x: so the matrix is the left factor, whose
 // tiles are plain stretches of its rows, and only x has to be rearranged. Its 32 rows meet 48 of x:
@@ -26,7 +26,7 @@ struct Tiled {
   int64_t block;       // tiles along a row that lie together
 
   static Tiled of(bf16* tiles, int64_t rows, int64_t width) {
-    const int64_t deep = width / DEEP, blocks = (deep + BLOCK - 1) / BLOCK;
+    const int64_t deep = width / DEEP, blocks = rows > WIDE ? (deep + BLOCK - 1) / BLOCK : 1;
     return {tiles, rows, deep, (deep + blocks - 1) / blocks};
   }
   int64_t blocks() const { return (deep + block - 1) / block; }
@@ -257,6 +257,9 @@ void multiply(const Layer& l, int64_t begin, int64_t end) {
   const int64_t chunk = (all + chunks - 1) / chunks, most = (chunk + WIDE - 1) / WIDE;
   Tiled x = l.x ? Tiled::of(rearranged.of<bf16>(chunk * SIDE * l.width), chunk, l.width) : l.x_tiled;
   const int64_t blocks = x.blocks(), stride = l.width * sizeof(bf16);
+  // Of few rows memory is the bound: all of a panel is one stretch of it, and what is asked for line
+  // by line comes later than what the processor fetches of its own accord behind a line of 32.
+  const bool few = all <= WIDE;
   // Of a matrix of one block, the sums of two squares at a time: one grows, one is written out.
   float* const sums = summed.of<float>((blocks == 1 ? 2 : GROUP * most) * 2 * WIDE * SUMS);
   bf16* const gated = E == Ending::gated ? gates.of<bf16>(chunk * TILE) : nullptr;
@@ -308,6 +311,10 @@ void multiply(const Layer& l, int64_t begin, int64_t end) {
             const bf16* above = here.rows + step * DEEP;
             Own::add(above, above + SIDE * l.width, stride, b + step * TILE, steps * TILE);
             waiting.write(bits);
+            if (few) {
+              _mm_prefetch((const char*)(next.rows + step * PANEL * DEEP), _MM_HINT_T1);
+              continue;
+            }
             for (int64_t row = low; row < high; ++row) {
               _mm_prefetch((const char*)(next.rows + row * l.width + step * DEEP), _MM_HINT_T1);
             }

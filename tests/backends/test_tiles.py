@@ -62,14 +62,23 @@ def test_kernels_are_loaded_where_the_processor_has_tiles():
 @pytest.mark.parametrize(
     ("rows", "outputs", "width"),
     [
-        (9, 32, 32),
-        (40, 96, 1536),
-        (17, 32, 1568),
-        (33, 576, 3104),
+        (5, 32, 32),
+        (48, 96, 3104),
+        (49, 96, 1536),
+        (49, 32, 1568),
+        (65, 576, 3104),
         (385, 64, 64),
         (830, 32, 96),
     ],
-    ids=["few", "one block", "two blocks", "two groups", "two chunks", "three chunks"],
+    ids=[
+        "few",
+        "few and wide",
+        "one block",
+        "two blocks",
+        "two groups",
+        "two chunks",
+        "three chunks",
+    ],
 )
 def test_many_rows(rows, outputs, width, bias):
     x, weight = numbers(rows, width), numbers(outputs, width, seed=1)
@@ -106,8 +115,16 @@ def test_threads_share_a_matrix():
         torch.set_num_threads(before)
 
 
-BESIDE = [(40, 96, 1536), (33, 576, 3104), (385, 64, 64), (40, 33, 64), (40, 64, 37)]
-"""Rows, outputs, width: of one block of the matrix, of two, of two chunks of x, and of no tiles."""
+BESIDE = [
+    (40, 96, 3104),
+    (65, 96, 1536),
+    (65, 576, 3104),
+    (385, 64, 64),
+    (40, 33, 64),
+    (40, 64, 37),
+]
+"""Rows, outputs, width: few, of one block of the matrix, of two, of two chunks of x, and of no
+tiles."""
 
 
 @pytest.mark.parametrize("sizes", BESIDE)
