@@ -45,7 +45,8 @@ def built() -> Path | None:
         _command(beside, FLAGS), cwd=SOURCES, capture_output=True, text=True, check=False
     )
     if said.returncode:
-        reason = next((line for line in said.stderr.splitlines() if "error" in line), said.stderr)
+        telling = (line for line in said.stderr.splitlines() if "error" in line or "ld: " in line)
+        reason = next(telling, said.stderr)
         warnings.warn(
             f"the C++ compiler refuses triptych's kernels, and torch's are used: {reason}",
             stacklevel=2,

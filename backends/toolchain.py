@@ -49,10 +49,11 @@ def cache_folder(kind: str, program: str = "") -> Path:
     """The user's folder for compiled code: of a program, made by these versions.
 
     Inductor's own keys do not see the kernels that only describe an operator's shapes, so the
-    versions are part of the folder's name. TRIPTYCH_CACHE moves it.
+    versions are part of the folder's name. TRIPTYCH_CACHE moves it. The path is absolute: compilers
+    run in folders of their own.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(os.environ.get("TRIPTYCH_CACHE") or Path(home) / "triptych")
+    root = Path(os.environ.get("TRIPTYCH_CACHE") or Path(home) / "triptych").absolute()
     made_by = f"{program} torch {torch.__version__} triptych {version('triptych')}"
     return root / kind / hashlib.sha256(made_by.encode()).hexdigest()[:20]
 
