@@ -106,13 +106,16 @@ class Bench:
         return [question(self.session.processor, length)] * batch
 
     def point(self, batch: int, length: int) -> Point:
-        """Medians of some answers, after one that warms up; the limits of the same minute."""
+        """Medians of some answers, after one that warms up; of the limits before and behind them,
+        the higher."""
         self.ask(batch, length, 2)
-        rate, read = product_rate(5), read_bandwidth(5)
+        before = product_rate(5), read_bandwidth(5)
+        said = self.medians(self.ask, batch, length)
+        rate, read = map(max, before, (product_rate(5), read_bandwidth(5)))
         return Point(
             batch,
             length,
-            *self.medians(self.ask, batch, length),
+            *said,
             self.operations(batch, length) / rate,
             (self.weights + batch * length * self.slot) / read,
             self.medians(self.ask_peer, batch, length) if self.peer else None,
